@@ -1,0 +1,128 @@
+"""Settings: YAML files, then flags, to one frozen dataclass per stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonargparse
+import yaml
+
+# Settings that change how a run is carried out but never what it computes. A finished or
+# stopped run may be continued with other values of these (DESIGN section 3).
+FREE_SETTINGS = frozenset({"output_dir", "log_level", "show_progress", "num_workers"})
+
+ConfigT = TypeVar("ConfigT")
+ValueT = TypeVar("ValueT")
+
+
+class InputError(ValueError):
+    """Something the user can mend: a wrong setting, path, table or value. Ends with exit code 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Settings every stage has."""
+
+    output_dir: str
+    """Directory this run writes, by habit runs/<name>/<stage>."""
+    modality: str = "ehr"
+    """Kind of data: the name of a package folder that supplies this stage's functions."""
+    seed: int = 42
+    """Every random generator of the run derives from this number."""
+    log_level: Literal["DEBUG", "INFO", "WARNING"] = "INFO"
+    """Least severe message shown and written to run.log."""
+    show_progress: bool = True
+    """Show progress bars where the screen is a terminal."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative seed: numpy and torch generators take none."""
+        require(self.seed >= 0, "seed", self.seed, "be 0 or more", "use 42")
+
+
+def require(is_fine: bool, name: str, value: object, rule: str, remedy: str) -> None:
+    """Raise a ValueError that names the setting, its value, the rule and the remedy."""
+    if not is_fine:
+        raise ValueError(f"{name} is {value!r} but must {rule}; {remedy}")
+
+
+def lookup(table: Mapping[str, ValueT], name: str, what: str) -> ValueT:
+    """Return `table[name]`; an unknown name is an InputError that lists the known ones."""
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, list(table), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}.{hint}")
+
+
+def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, story: str) -> ConfigT:
+    """Return the config of `--config` files and flags; later files win, flags win over files.
+
+    Raises:
+        InputError: an unknown key, a wrong type, a missing setting or a broken rule.
+        SystemExit: after `--help` or `--print_config`.
+    """
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog=prog, description=story, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
+    parser.add_class_arguments(config_class)
+    try:
+        namespace = parser.parse_args(list(argv))
+        values = dict(parser.instantiate(namespace).items())
+        values.pop("config", None)
+        return config_class(**values)
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def scan_setting(argv: Sequence[str], name: str, default: str) -> str:
+    """Return one top-level string setting before the whole config can be parsed.
+
+    The modality decides which config class a stage has, so it is read first, by the same rule:
+    later files win over earlier ones, a flag over files.
+    """
+    value = default
+    for path in _flag_values(argv, "config"):
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError):
+            continue  # parse_config names the broken file
+        if isinstance(content, dict):
+            value = str(content.get(name, value))
+    return [value, *_flag_values(argv, name)][-1]
+
+
+def _flag_values(argv: Sequence[str], name: str) -> list[str]:
+    """Return the values given to `--name VALUE` or `--name=VALUE`, in order."""
+    flag, values = f"--{name}", []
+    for index, word in enumerate(argv):
+        if word == flag and index + 1 < len(argv):
+            values.append(argv[index + 1])
+        elif word.startswith(flag + "="):
+            values.append(word[len(flag) + 1 :])
+    return values
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return a frozen config as plain dictionaries and lists, complete with defaults."""
+    return dataclasses.asdict(config)
+
+
+def config_to_yaml(config: Any) -> str:
+    """Return the YAML text that `--config` reads back to the same config."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as {'group.key': value}; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
