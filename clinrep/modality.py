@@ -24,12 +24,12 @@ class Modality:
     config_classes: dict[str, str]
     """Stage stem -> 'module:class' of its config."""
     # stage 00
+    open_source: Callable[..., Any]
     read_cohort: Callable[..., Any]
     split_patients: Callable[..., Any]
     read_events: Callable[..., Any]
-    prepare_tokenizer: Callable[..., Any]
-    write_timelines: Callable[..., Any]
-    label_outcomes: Callable[..., Any]
+    tokenize: Callable[..., Any]
+    iterate_parts: Callable[..., Any]
     # stage 01
     load_blocks: Callable[..., Any]
     build_language_model: Callable[..., Any]

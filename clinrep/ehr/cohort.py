@@ -1,0 +1,118 @@
+"""Who is studied: adult stays with their patients' demographics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from clinrep.config import InputError
+from clinrep.ehr.clif import ClifTables, Kind, normalize_column
+from clinrep.ehr.configs.tokenize import EdgeToken, TokenizeConfig, parse_window
+from clinrep.ehr.ledger import Ledger
+
+_STAY_COLUMNS: dict[str, Kind] = {
+    "hospitalization_id": "id",
+    "patient_id": "id",
+    "admission_dttm": "time",
+    "discharge_dttm": "time",
+    "age_at_admission": "number",
+    "discharge_category": "category",
+}
+_PATIENT_COLUMNS: dict[str, Kind] = {
+    "patient_id": "id",
+    "race_category": "category",
+    "ethnicity_category": "category",
+    "sex_category": "category",
+}
+
+
+def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
+    """Return every adult stay in the admission window, sorted by subject_id.
+
+    Columns: stay u32 (row number), subject_id, patient_id, and those read of the two tables under
+    their CLIF names; categories are normalised; demographics are null where `patient` lacks a row.
+    """
+    stays = _read_unique(tables, "hospitalization", "hospitalization_id", config, ledger)
+    stays = _keep_adults(stays, config, ledger)
+    patients = _read_unique(tables, "patient", "patient_id", config, ledger)
+    is_needed = pl.col("patient_id").is_in(stays["patient_id"].unique().implode())
+    patients = ledger.filter(patients, is_needed, "patient", "adult stay", "no adult stay in the admission window")
+    num_unknown = stays.join(patients, on="patient_id", how="anti").height
+    if num_unknown:
+        reason = f"{num_unknown} stays have no row in patient: kept, demographics missing"
+        ledger.add("hospitalization", "patient known", stays.height, stays.height, reason)
+    cohort = stays.join(patients, on="patient_id", how="left").rename({"hospitalization_id": "subject_id"})
+    return cohort.sort("subject_id").with_row_index("stay")
+
+
+def keep_complete_stays(cohort: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
+    """Return the stays that get a timeline: with a discharge after admission, and long enough."""
+    length = (pl.col("discharge_dttm") - pl.col("admission_dttm")).dt.total_microseconds() / 3.6e9
+    table = "hospitalization"
+    kept = ledger.filter(cohort, pl.col("discharge_dttm").is_not_null(), table, "discharge", "no discharge_dttm")
+    kept = ledger.filter(kept, length >= 0, table, "order", "discharge_dttm is before admission_dttm")
+    hours = config.min_length_of_stay_hours
+    kept = ledger.filter(kept, length >= hours, table, "length of stay", f"shorter than {hours:g} hours")
+    if kept.is_empty():
+        raise InputError(f"no stay of {config.clif_dir} is left; see the counts above, or lower the filters")
+    return kept.with_columns(length_of_stay_hours=length)
+
+
+def describe_subjects(kept: pl.DataFrame) -> pl.DataFrame:
+    """Return the table `subjects` for the stays that get a timeline."""
+    return kept.select(
+        "subject_id",
+        "patient_id",
+        start="admission_dttm",
+        end="discharge_dttm",
+        age="age_at_admission",
+        sex="sex_category",
+        race="race_category",
+        ethnicity="ethnicity_category",
+        length_of_stay_hours="length_of_stay_hours",
+    )
+
+
+def get_columns(table: str, config: TokenizeConfig) -> dict[str, Kind]:
+    """Return the columns of `patient` or `hospitalization` that this config needs, with their kind."""
+    columns = dict(_STAY_COLUMNS if table == "hospitalization" else _PATIENT_COLUMNS)
+    edges: Sequence[EdgeToken] = [*config.static_tokens, *config.discharge_tokens]
+    for edge in edges:
+        if edge.table == table and edge.column is not None:
+            columns.setdefault(edge.column, "number" if "{bin}" in edge.token else "category")
+    return columns
+
+
+def _read_unique(tables: ClifTables, table: str, key: str, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
+    """Read a table with one row per key; two rows that disagree are an InputError, not a choice."""
+    columns = get_columns(table, config)
+    frame = tables.read(table, columns)
+    ledger.add(table, "read", frame.height, frame.height, f"rows of {tables.paths[table].name}")
+    for column, kind in columns.items():
+        if kind == "category":
+            frame = normalize_column(frame, column, config.normalize)
+    frame = ledger.filter(frame, pl.col(key).is_not_null(), table, "key", f"no {key}")
+    unique = frame.unique(maintain_order=True)
+    ledger.add(table, "duplicates", frame.height, unique.height, "the same row again")
+    twice = unique.filter(pl.col(key).is_duplicated())[key].n_unique()
+    if twice:
+        path = tables.paths[table]
+        raise InputError(f"{path}: {twice} values of {key} have several rows that differ; leave one row for each")
+    return unique
+
+
+def _keep_adults(stays: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
+    table, age = "hospitalization", pl.col("age_at_admission")
+    stays = ledger.filter(stays, pl.col("patient_id").is_not_null(), table, "patient", "no patient_id")
+    stays = ledger.filter(stays, pl.col("admission_dttm").is_not_null(), table, "admission", "no admission_dttm")
+    stays = ledger.filter(stays, age.is_not_null() & age.is_not_nan(), table, "age known", "no age_at_admission")
+    limit = config.min_age_years
+    stays = ledger.filter(stays, age >= limit, table, "adult", f"age_at_admission below {limit:g}")
+    if config.admission_window is not None:
+        first, last = parse_window(config.admission_window)
+        is_inside = pl.col("admission_dttm").is_between(first, last, closed="both")
+        stays = ledger.filter(stays, is_inside, table, "admission window", f"not admitted in [{first}, {last}]")
+    if stays.is_empty():
+        raise InputError(f"no adult stay of {config.clif_dir} is left; see the counts above")
+    return stays

@@ -1,0 +1,1 @@
+"""Settings of the five stages for hospital records."""

@@ -1,0 +1,39 @@
+"""The ledger of stage 00: every row read is kept or accounted for."""
+
+from __future__ import annotations
+
+import logging
+
+import polars as pl
+
+logger = logging.getLogger("clinrep")
+
+
+class Ledger:
+    """Counts of rows before and after each step, in the order of the steps."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, int, int, str]] = []
+
+    def add(self, table: str, step: str, rows_in: int, rows_out: int, reason: str) -> None:
+        """Record one step; what was dropped is logged."""
+        self._rows.append((table, step, rows_in, rows_out, reason))
+        if rows_in != rows_out:
+            logger.info("%s, %s: %d of %d rows left out: %s", table, step, rows_in - rows_out, rows_in, reason)
+
+    def filter(self, frame: pl.DataFrame, keep: pl.Expr, table: str, step: str, reason: str) -> pl.DataFrame:
+        """Return the rows where `keep` is true (null counts as false), and record how many are not."""
+        kept = frame.filter(keep)
+        self.add(table, step, frame.height, kept.height, reason)
+        return kept
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the table `ledger`."""
+        schema = {
+            "table": pl.String,
+            "step": pl.String,
+            "rows_in": pl.UInt64,
+            "rows_out": pl.UInt64,
+            "reason": pl.String,
+        }
+        return pl.DataFrame(self._rows, schema=schema, orient="row")
