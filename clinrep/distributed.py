@@ -106,9 +106,11 @@ def share_from_main(value: ValueT | None) -> ValueT:
 
 def wait_for_all() -> None:
     """Block until every rank is here."""
+    if get_world_size() == 1:
+        return
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         dist.barrier()
 
 
@@ -116,7 +118,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Return the elementwise sum of `values` over ranks, on every rank."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         values = values.to(choose_device())
         dist.all_reduce(values)
     return values

@@ -106,6 +106,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
     try:
         logger.info("%s: %s", stage, directory)
         yield run
+        distributed.wait_for_all()  # DONE comes after the last file of every rank
         if run.is_main and not run.is_stopped:
             artifacts.write_done(directory, stage, run.rows, run.inputs)
             logger.info("%s: done: %s", stage, directory)

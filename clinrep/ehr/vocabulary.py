@@ -13,7 +13,7 @@ import yaml
 
 from clinrep.artifacts import read_table
 from clinrep.config import InputError, config_to_dict
-from clinrep.ehr.configs.tokenize import EdgeToken, TokenizeConfig
+from clinrep.ehr.configs.tokenize import PAD_TOKEN, EdgeToken, TokenizeConfig
 from clinrep.ehr.ledger import Ledger
 from clinrep.ehr.quantiles import find_bins, get_bin_words, learn_quantiles
 
@@ -26,7 +26,6 @@ TOKEN_SETTINGS = (
     "discharge_tokens",
     "normalize",
     "num_bins",
-    "pad_token",
     "unknown_token",
     "missing_value_token",
     "missing_category",
@@ -147,7 +146,7 @@ def learn_vocabulary(
     bins, static tokens in position order, events in source order, discharge; within each, sorted.
     A word that two of these share has the first one's kind.
     """
-    kinds: dict[str, str] = dict.fromkeys([config.pad_token, config.unknown_token], "special")
+    kinds: dict[str, str] = dict.fromkeys([PAD_TOKEN, config.unknown_token], "special")
     kinds |= {edge.token: "special" for edge in _get_edges(config) if edge.column is None}
     for word in [*get_bin_words(config.num_bins), config.missing_value_token]:
         kinds.setdefault(word, "bin")
@@ -169,8 +168,8 @@ def learn_vocabulary(
 
 
 def _check_pad(events: pl.DataFrame, config: TokenizeConfig) -> None:
-    if ((events["key"] == config.pad_token) | (events["value_token"] == config.pad_token).fill_null(False)).any():
-        raise InputError(f"a category is spelled {config.pad_token!r} like pad_token; give --pad_token another name")
+    if ((events["key"] == PAD_TOKEN) | (events["value_token"] == PAD_TOKEN).fill_null(False)).any():
+        raise InputError(f"a category is spelled {PAD_TOKEN!r}, the token that fills batches; give its source a prefix")
 
 
 def count_tokens(tokenizer: Tokenizer, train_ids: pl.Series) -> Tokenizer:

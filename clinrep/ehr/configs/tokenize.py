@@ -10,6 +10,7 @@ from typing import Literal
 
 from clinrep.config import StageConfig, require
 
+PAD_TOKEN = "PAD"  # fills batches; never in a timeline
 OUTCOME_NAMES = ("in_hospital_death", "long_length_of_stay", "icu_admission", "imv_event")
 
 
@@ -150,8 +151,6 @@ class TokenizeConfig(StageConfig):
     """How categories are spelled: lower snake_case, lower case only, or as they are."""
     num_bins: int = 10
     """Bins of a numeric value, named Q0, Q1, ...; 10 are deciles."""
-    pad_token: str = "PAD"
-    """Token that fills batches; never in a timeline."""
     unknown_token: str = "UNK"
     """Token of a category, or of the bin of a value, that train did not have."""
     missing_value_token: str = "MISSING_VALUE"
@@ -183,11 +182,11 @@ class TokenizeConfig(StageConfig):
             parse_window(self.admission_window)
 
     def _check_special_tokens(self) -> None:
-        special = [self.pad_token, self.unknown_token, self.missing_value_token]
-        require(all(special), "pad_token, unknown_token, missing_value_token", special, "not be empty", "name them")
+        special = [self.unknown_token, self.missing_value_token]
+        require(all(special), "unknown_token, missing_value_token", special, "not be empty", "name them")
         fixed = [edge.token for edge in [*self.static_tokens, *self.discharge_tokens]]
-        is_own = self.pad_token not in [self.unknown_token, self.missing_value_token, *fixed]
-        require(is_own, "pad_token", self.pad_token, "differ from every other token", "use PAD")
+        is_free = PAD_TOKEN not in [*special, *fixed]
+        require(is_free, "tokens", [*special, *fixed], f"not hold {PAD_TOKEN}, which fills batches", "rename it")
 
 
 def parse_window(window: Sequence[str]) -> tuple[datetime, datetime]:

@@ -1,0 +1,181 @@
+"""The transformers of hospital records: Llama architecture, built from numbers or loaded from disk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+import torch
+import torch.nn.functional as F  # noqa: N812
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from clinrep import artifacts, distributed
+from clinrep.artifacts import ArtifactError
+from clinrep.config import InputError
+from clinrep.ehr.blocks import PretrainingData, read_vocabulary
+from clinrep.ehr.configs.extract import ExtractConfig
+from clinrep.ehr.configs.finetune import FinetuneConfig
+from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
+from clinrep.sequences import IGNORED
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()  # else a bar for every model read
+
+logger = logging.getLogger("clinrep")
+
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+
+
+def build_language_model(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:
+    """Return the fp32 model to pretrain: seeded random weights, or another run's backbone.
+
+    Raises:
+        InputError: the backbone has another vocabulary, or fewer positions than a block.
+    """
+    if config.backbone_dir is None:
+        distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
+        model = LlamaForCausalLM(make_llama_config(config.model, data.vocabulary))
+    else:
+        model = _continue_backbone(config, data)
+    logger.info(
+        "model: %d parameters, %d layers, width %d, vocabulary %d",
+        model.num_parameters(),
+        model.config.num_hidden_layers,
+        model.config.hidden_size,
+        model.config.vocab_size,
+    )
+    return model
+
+
+def make_llama_config(shape: LlamaShape, vocabulary: pl.DataFrame) -> LlamaConfig:
+    """Return the transformers config of `shape` with the ids of the vocabulary's special tokens."""
+    special = dict(vocabulary.filter(pl.col("kind") == "special").select("token", "token_id").iter_rows())
+    return LlamaConfig(
+        vocab_size=vocabulary.height,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        tie_word_embeddings=shape.tie_embeddings,
+        pad_token_id=special["PAD"],
+        bos_token_id=special.get("TL_START"),
+        eos_token_id=special.get("TL_END"),
+        dtype="float32",
+        attn_implementation="sdpa",
+        use_cache=False,  # with a cache transformers attends across packed timelines (spec/stack.md section 2)
+    )
+
+
+def load_language_model(directory: Path) -> LlamaForCausalLM:
+    """Return the fp32 model of a backbone folder, as `artifacts.find_model` names it.
+
+    Raises:
+        ArtifactError: weights are missing.
+    """
+    return _load(LlamaForCausalLM, directory)
+
+
+def check_same_vocabulary(directory: Path, vocabulary: pl.DataFrame, timelines_dir: str) -> None:
+    """Refuse timelines that do not speak the vocabulary of the model in `directory`."""
+    known = artifacts.read_table_file("vocabulary", directory / "vocabulary.parquet")
+    columns = ["token_id", "token"]
+    if not known.select(columns).equals(vocabulary.select(columns)):
+        raise InputError(
+            f"the model in {directory} has another vocabulary ({known.height} tokens) than --timelines_dir "
+            f"{timelines_dir} ({vocabulary.height} tokens); tokenize with its tokenizer: --tokenizer_dir"
+        )
+
+
+def _load(model_class: type[ModelT], directory: Path, new_weights: frozenset[str] = frozenset()) -> ModelT:
+    """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
+    model, report = model_class.from_pretrained(
+        directory,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = set(report["missing_keys"]) - new_weights
+    if missing:
+        raise ArtifactError(f"{directory / 'model.safetensors'} lacks {', '.join(sorted(missing))}")
+    return model
+
+
+def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:
+    """Return the backbone of another run, refused unless it speaks the same vocabulary."""
+    directory = artifacts.find_model(Path(str(config.backbone_dir)), "backbone", "01_pretrain")
+    check_same_vocabulary(directory, data.vocabulary, config.timelines_dir)
+    model = load_language_model(directory)
+    longest = model.config.max_position_embeddings
+    if config.block_size > longest:
+        raise InputError(f"block_size is {config.block_size} but {config.backbone_dir} accepts at most {longest}")
+    logger.info("continuing from %s; the settings under model are ignored", directory)
+    return model
+
+
+class LlamaClassifier(LlamaForSequenceClassification):
+    """Llama with a linear head on the last token, two classes, for left-padded batches.
+
+    Its loss divides by `num_items_in_batch` and leaves out label -100, so that accumulated gradients
+    and uneven ranks weigh every sequence alike; transformers' own averages within each batch.
+    """
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutputWithPast:
+        """Return logits (B, 2) and, with labels i64 (B,), the loss; inputs are (B, L)."""
+        kwargs.setdefault("use_cache", False)
+        output = super().forward(input_ids, attention_mask, position_ids=position_ids, **kwargs)
+        if labels is not None:
+            total = F.cross_entropy(output.logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+            num_items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+            output.loss = total / num_items
+        return output
+
+
+def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
+    """Return the fp32 classifier to train: a backbone with a new seeded head, or another run's classifier.
+
+    Raises:
+        InputError: it has another vocabulary than the timelines, or fewer positions than max_length.
+    """
+    directory = _find_for_sequences(config)
+    distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
+    return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
+
+
+def load_encoder(config: ExtractConfig) -> LlamaModel:
+    """Return the fp32 transformer of a backbone or of a classifier, without head, on this rank's device.
+
+    Raises:
+        InputError: it has another vocabulary than the timelines, or fewer positions than max_length.
+    """
+    whole = _load(LlamaForCausalLM if config.backbone_dir else LlamaClassifier, _find_for_sequences(config))
+    return whole.model.to(distributed.choose_device()).eval()
+
+
+def _find_for_sequences(config: FinetuneConfig | ExtractConfig) -> Path:
+    """Return the folder of the model the settings name, checked against the timelines and max_length."""
+    if config.backbone_dir is not None:
+        directory = artifacts.find_model(Path(config.backbone_dir), "backbone", "01_pretrain")
+    else:
+        directory = artifacts.find_model(Path(str(config.classifier_dir)), "classifier", "02_finetune")
+    check_same_vocabulary(directory, read_vocabulary(Path(config.timelines_dir)), config.timelines_dir)
+    longest = LlamaConfig.from_pretrained(directory).max_position_embeddings
+    if config.max_length > longest:
+        raise InputError(f"max_length is {config.max_length} but {directory} accepts at most {longest}; lower it")
+    return directory

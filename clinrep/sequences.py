@@ -1,0 +1,132 @@
+"""Sequences: what a model sees of each subject after cutting, whatever the modality.
+
+B sequences, L positions (the longest of the batch), N sequences in all, T tokens in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import polars as pl
+import torch
+
+IGNORED = -100  # the label that losses leave out
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N sequences of token ids as one flat array, with who they belong to."""
+
+    subjects: pl.DataFrame
+    """N rows: subject_id, split and, where an outcome was asked for, label bool (never null)."""
+    tokens: np.ndarray
+    """u32 (T,)"""
+    offsets: np.ndarray
+    """i64 (N + 1,): sequence i is tokens[offsets[i]:offsets[i + 1]]."""
+    pad_token_id: int
+    vocabulary_path: Path
+    """vocabulary.parquet of the tokens."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, i64 (N,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, bool (N,)."""
+        return self.subjects["label"].to_numpy()
+
+    def get(self, index: int) -> np.ndarray:
+        """Return the token ids of one sequence, u32 (length,)."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def select(self, split: str) -> Sequences:
+        """Return the sequences of one split, in the same order."""
+        rows = np.flatnonzero((self.subjects["split"] == split).to_numpy())
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """Return the sequences at `rows`, in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        pieces = [self.get(row) for row in rows]
+        tokens = np.concatenate(pieces) if pieces else self.tokens[:0]
+        return replace(self, subjects=self.subjects[rows], tokens=tokens, offsets=offsets)
+
+
+class Item(TypedDict):
+    """One sequence on its way into a batch."""
+
+    tokens: np.ndarray
+    label: int
+
+
+class LabelledItems(torch.utils.data.Dataset[Item]):
+    """Sequences with their labels, as the training loop takes them."""
+
+    def __init__(self, sequences: Sequences) -> None:
+        """Keep `sequences`, which must have labels."""
+        self._sequences, self._labels = sequences, sequences.labels.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, index: int) -> Item:
+        return {"tokens": self._sequences.get(index), "label": int(self._labels[index])}
+
+    def make_filler(self) -> Item:
+        """Return a sequence that no loss counts."""
+        return {"tokens": self._sequences.get(0), "label": IGNORED}
+
+
+def pad_left(sequences: list[np.ndarray], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return input_ids, attention_mask and position_ids, each i64 (B, L), every sequence ending at L.
+
+    Positions count from 0 at a sequence's first token, so padding changes nothing for any
+    architecture. (A classifier that attends to padding is off by 1 to 3 logits: spec/stack.md, 3.)
+    """
+    longest = max(len(tokens) for tokens in sequences)
+    input_ids = np.full((len(sequences), longest), pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    for row, tokens in enumerate(sequences):
+        start = longest - len(tokens)
+        input_ids[row, start:] = tokens
+        attention_mask[row, start:] = 1
+    position_ids = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def pad_right(sequences: list[np.ndarray], pad_token_id: int) -> torch.Tensor:
+    """Return input_ids i64 (B, L), every sequence beginning at 0.
+
+    A causal transformer needs no mask for it: no token sees what follows.
+    """
+    longest = max(len(tokens) for tokens in sequences)
+    input_ids = np.full((len(sequences), longest), pad_token_id, dtype=np.int64)
+    for row, tokens in enumerate(sequences):
+        input_ids[row, : len(tokens)] = tokens
+    return torch.from_numpy(input_ids)
+
+
+def iterate_batches(lengths: np.ndarray, batch_tokens: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
+    """Yield positions (B,) of sequences of like length, longest first, until each was yielded once.
+
+    A batch holds at most `batch_tokens` tokens with padding (but always one sequence) and at most
+    `batch_size` sequences. Longest first: what does not fit into memory fails at once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        size = size if batch_size is None else min(size, batch_size)
+        yield order[start : start + size]
+        start += size

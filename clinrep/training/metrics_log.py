@@ -1,0 +1,47 @@
+"""metrics.jsonl: what a run measured, one number a line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from clinrep import artifacts
+
+
+class MetricsLog:
+    """Appends {"step", "split", "name", "value"} lines, each flushed, so a killed run loses none.
+
+    Only rank 0 opens one. A value that is not finite is written as null, which JSON knows.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """Drop what `path` says of steps after `last_step`: a resumed run measures them again."""
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if _read_step(line) <= last_step]
+        artifacts.write_text(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Append one line per value of `values` (name -> value)."""
+        for name, value in values.items():
+            finite = float(value) if math.isfinite(value) else None
+            record = {"step": step, "split": split, "name": name, "value": finite}
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _read_step(line: str) -> float:
+    """Return the step of a line; infinity for one that a kill cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return math.inf

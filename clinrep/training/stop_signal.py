@@ -1,0 +1,46 @@
+"""A stop asked for by a signal, which all ranks notice at the same step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from clinrep import distributed
+
+# SIGUSR1 is what Slurm is told to send before the time limit, SIGTERM what it sends at the limit.
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+class StopSignal:
+    """While entered, remembers the stop signals this process gets instead of dying of them."""
+
+    def __init__(self) -> None:
+        self._is_received = dict.fromkeys(STOP_SIGNALS, False)
+        self._previous: dict[signal.Signals, Any] = {}
+        self.name: str | None = None
+
+    def __enter__(self) -> StopSignal:
+        self._previous = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def agree(self) -> bool:
+        """Return whether any rank was asked to stop; `name` is then that signal's, on every rank.
+
+        Every rank must call it at the same step: a rank that stopped alone would leave the others
+        waiting for its gradients.
+        """
+        received = torch.tensor(list(self._is_received.values()), dtype=torch.int32)
+        counts = distributed.sum_over_ranks(received).tolist()
+        names = [number.name for number, count in zip(STOP_SIGNALS, counts, strict=True) if count]
+        self.name = names[0] if names else None
+        return self.name is not None
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._is_received[signal.Signals(number)] = True

@@ -1,0 +1,44 @@
+"""The exact validation loss of a causal language model.
+
+B blocks, L positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.utils.data import Dataset, default_collate
+
+from clinrep import distributed
+
+
+def mean_token_loss(
+    model: torch.nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int,
+    collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]] = default_collate,
+) -> dict[str, float]:
+    """Return {"eval_loss": mean cross-entropy in nats per target token}, the same on every rank.
+
+    Every target of `dataset` counts once, whatever the batch size and the number of ranks: each rank
+    sums over every world_size-th item, and sums and counts are added up. Labels (B, L) are not shifted
+    yet; -100 is no target.
+    """
+    device = next(model.parameters()).device
+    num_items = len(dataset)  # type: ignore[arg-type]
+    indices = range(distributed.get_rank(), num_items, distributed.get_world_size())
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for start in range(0, len(indices), batch_size):
+        batch = collate([dataset[index] for index in indices[start : start + batch_size]])
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        targets = batch.pop("labels")[:, 1:].flatten()
+        logits = model(**batch, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+        losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
+        total += torch.stack([losses.double().sum(), (targets != -100).sum().double()])
+    loss, count = distributed.sum_over_ranks(total).tolist()
+    if not count:
+        raise ValueError("no validation block holds a target; every timeline is one token long")
+    return {"eval_loss": loss / count}
