@@ -1,0 +1,32 @@
+"""The tables that cross stages: schema, checked read, atomic write, DONE."""
+
+from clinrep.artifacts.files import (
+    atomic_path,
+    find_model,
+    fingerprint,
+    fingerprint_file,
+    read_done,
+    write_done,
+    write_text,
+)
+from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
+from clinrep.artifacts.tables import read_table, read_table_file, write_table
+
+__all__ = [
+    "SPLITS",
+    "TABLES",
+    "ArtifactError",
+    "Column",
+    "Table",
+    "atomic_path",
+    "describe_tables",
+    "find_model",
+    "fingerprint",
+    "fingerprint_file",
+    "read_done",
+    "read_table",
+    "read_table_file",
+    "write_done",
+    "write_table",
+    "write_text",
+]

@@ -1,0 +1,79 @@
+"""Checked reading and writing of the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from clinrep.artifacts.files import atomic_path, read_done
+from clinrep.artifacts.schema import TABLES, TYPES, ArtifactError
+from clinrep.config import lookup
+
+
+def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = "", part: int = 0) -> Path:
+    """Check `frame` against the schema of table `name` and write it under `directory`.
+
+    Columns are put in the schema's order.
+    """
+    table = lookup(TABLES, name, "table")
+    path = directory / table.path.format(split=split, part=part)
+    frame = frame.select([column for column in table.columns if column in frame.columns])
+    _check_columns(name, frame, path)
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd")
+    return path
+
+
+def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
+    """Read table `name` of a finished stage directory; parts are joined in order.
+
+    Raises:
+        ArtifactError: no DONE, no file, or a column that is not what the schema says.
+    """
+    table = lookup(TABLES, name, "table")
+    read_done(directory, table.stage)
+    pattern = table.path.replace("{part:05d}", "*").replace("{split}", split or "*")
+    paths = sorted(directory.glob(pattern))
+    if not paths:
+        raise ArtifactError(f"{directory / pattern} does not exist; {table.stage}.py writes it: run it again")
+    return pl.concat([_read_part(name, path) for path in paths])
+
+
+def read_table_file(name: str, path: Path) -> pl.DataFrame:
+    """Read one file of table `name` wherever it lies, for example a split made elsewhere."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; expected a {name} table as {TABLES[name].stage}.py writes")
+    return _read_part(name, path)
+
+
+def _read_part(name: str, path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.ComputeError, OSError) as error:
+        stage = TABLES[name].stage
+        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); run {stage}.py again") from error
+    _check_columns(name, frame, path)
+    return frame.select(list(TABLES[name].columns))
+
+
+def _check_columns(name: str, frame: pl.DataFrame, path: Path) -> None:
+    table = TABLES[name]
+    for column, expected in table.columns.items():
+        found = frame.schema.get(column)
+        if not _is_type(found, expected.type):
+            raise ArtifactError(
+                f"{path}: column {column!r} of table {name} should be {expected.type}, found "
+                f"{'no such column' if found is None else found}; {table.stage}.py writes it: run it again"
+            )
+        if not expected.is_nullable and frame[column].null_count():
+            raise ArtifactError(
+                f"{path}: column {column!r} of table {name} must not be null, found "
+                f"{frame[column].null_count()} nulls; {table.stage}.py writes it: run it again"
+            )
+
+
+def _is_type(found: pl.DataType | None, expected: str) -> bool:
+    if expected == "array[f32]":
+        return isinstance(found, pl.Array) and found.inner == pl.Float32()
+    return found == TYPES[expected]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from clinrep.config import InputError, StageConfig, config_to_yaml, lookup, parse_config, require, scan_setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group."""
+
+    rate: float = 0.5
+    """Share of something."""
+
+    def __post_init__(self) -> None:
+        require(self.rate > 0, "rate", self.rate, "be above 0", "try 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(StageConfig):
+    """Settings of nothing."""
+
+    words: list[str] = field(default_factory=list)
+    dirs: dict[str, str] = field(default_factory=dict)
+    group: Group = field(default_factory=Group)
+
+
+def parse(*argv: str) -> Example:
+    return parse_config(Example, argv, "example.py", "Story.")
+
+
+def write(path, **values):
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def test_later_files_win_over_earlier_and_flags_over_files(tmp_path):
+    first = write(tmp_path / "a.yaml", output_dir="a", seed=1, group={"rate": 0.1}, words=["x"])
+    second = write(tmp_path / "b.yaml", seed=2)
+    config = parse("--config", first, "--config", second, "--group.rate", "0.3")
+    assert (config.output_dir, config.seed, config.group.rate, config.words) == ("a", 2, 0.3, ["x"])
+
+
+def test_a_dictionary_takes_one_flag_per_key(tmp_path):
+    path = write(tmp_path / "a.yaml", output_dir="a", dirs={"mimic": "m"})
+    assert parse("--config", path, "--dirs.ucmc", "u").dirs == {"mimic": "m", "ucmc": "u"}
+
+
+def test_saved_config_reads_back_equal(tmp_path):
+    config = parse("--output_dir", "a", "--words", "[é, b]", "--dirs.s", "d", "--group.rate", "0.25")
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert parse("--config", str(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--output_dir", "a", "--sed", "1"], ["--sed"]),
+        (["--output_dir", "a", "--group.rat", "1"], ["group.rat"]),
+        (["--output_dir", "a", "--seed", "one"], ["seed", "int", "one"]),
+        (["--output_dir", "a", "--log_level", "LOUD"], ["log_level", "LOUD", "INFO"]),
+        (["--output_dir", "a", "--group.rate", "0"], ["rate", "0.0", "be above 0", "try 0.5"]),
+        (["--output_dir", "a", "--seed", "-1"], ["seed", "-1", "use 42"]),
+        (["--seed", "1"], ["output_dir", "required"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+        (["--output_di", "a"], ["output_di"]),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(argv, words):
+    with pytest.raises(InputError) as caught:
+        parse(*argv)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_an_unknown_key_of_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "a.yaml", output_dir="a", grupo={"rate": 1})
+    with pytest.raises(InputError, match="grupo"):
+        parse("--config", path)
+
+
+def test_help_shows_field_docstrings(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    assert "Share of something." in capsys.readouterr().out
+
+
+def test_print_config_is_complete(capsys):
+    with pytest.raises(SystemExit):
+        parse("--output_dir", "a", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["group"] == {"rate": 0.5}
+
+
+def test_lookup_lists_known_names_and_guesses():
+    with pytest.raises(InputError) as caught:
+        lookup({"death": 1, "icu_admission": 2}, "icu_admision", "outcome")
+    assert str(caught.value) == (
+        "unknown outcome 'icu_admision'; known: death, icu_admission. Did you mean 'icu_admission'?"
+    )
+
+
+def test_modality_is_scanned_by_the_same_precedence(tmp_path):
+    first, second = write(tmp_path / "a.yaml", modality="ecg"), write(tmp_path / "b.yaml", modality="notes")
+    assert scan_setting([], "modality", "ehr") == "ehr"
+    assert scan_setting(["--config", first, f"--config={second}"], "modality", "ehr") == "notes"
+    assert scan_setting(["--modality", "text", "--config", first], "modality", "ehr") == "text"

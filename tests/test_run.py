@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from clinrep.config import InputError, StageConfig
+from clinrep.run import open_run
+
+STAGE = "00_tokenize"
+SPLITS = pl.DataFrame({"patient_id": ["p"], "subject_id": ["s"], "split": ["train"]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(StageConfig):
+    """Settings of a stage that reads one folder."""
+
+    clif_dir: str
+    num_workers: int = 0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Example:
+    return make(tmp_path)
+
+
+def make(tmp_path: Path, **changes) -> Example:
+    source = tmp_path / "in"
+    source.mkdir(exist_ok=True)
+    if not list(source.iterdir()):
+        (source / "a.parquet").write_text("data")
+    return Example(**({"clif_dir": str(source), "output_dir": str(tmp_path / "runs" / "x")} | changes))
+
+
+def finish(config: Example) -> None:
+    with open_run(STAGE, config) as run:
+        run.write("splits", SPLITS)
+
+
+def test_a_run_leaves_its_table_config_provenance_and_done_last(config):
+    with open_run(STAGE, config) as run:
+        run.write("splits", SPLITS)
+        assert not (run.directory / "DONE").exists()
+    directory = Path(config.output_dir)
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"DONE", "config.yaml", "provenance.json", "environment.txt", "run.log", "splits.parquet"}
+    done = json.loads((directory / "DONE").read_text())
+    assert done["stage"] == STAGE
+    assert done["rows"] == {"splits": 1}
+    assert done["inputs"].keys() == {"clif_dir"}
+    assert yaml.safe_load((directory / "config.yaml").read_text())["seed"] == 42
+    provenance = json.loads((directory / "provenance.json").read_text())
+    assert {"commit", "is_dirty", "host", "slurm_job_id", "inputs", "command"} <= provenance.keys()
+    assert "torch==" in (directory / "environment.txt").read_text()
+
+
+def test_the_same_again_says_so_and_exits_0(config, caplog):
+    finish(config)
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as caught:
+        finish(config)
+    assert caught.value.code == 0
+    assert "already done" in caplog.text
+
+
+def test_an_unfinished_run_is_resumed(config):
+    finish(config)
+    (Path(config.output_dir) / "DONE").unlink()
+    finish(config)
+    assert (Path(config.output_dir) / "DONE").is_file()
+
+
+def test_another_config_is_refused_with_the_difference_and_nothing_changes(config, tmp_path):
+    finish(config)
+    before = {path.name: path.read_bytes() for path in Path(config.output_dir).iterdir()}
+    with pytest.raises(InputError, match="holds another run: seed was 42, now 7"):
+        finish(make(tmp_path, seed=7))
+    assert before == {path.name: path.read_bytes() for path in Path(config.output_dir).iterdir()}
+
+
+def test_settings_that_change_no_result_may_differ(config, tmp_path):
+    finish(config)
+    with pytest.raises(SystemExit):
+        finish(make(tmp_path, num_workers=3, log_level="WARNING", show_progress=False))
+
+
+def test_inputs_may_move_but_not_change(config, tmp_path):
+    finish(config)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "a.parquet").write_text("data")
+    with pytest.raises(SystemExit):
+        finish(make(tmp_path, clif_dir=str(other)))
+    (other / "a.parquet").write_text("other data")
+    with pytest.raises(InputError, match="the content of clif_dir has changed"):
+        finish(make(tmp_path, clif_dir=str(other)))
+
+
+def test_files_of_somebody_else_are_refused_and_kept(config):
+    directory = Path(config.output_dir)
+    directory.mkdir(parents=True)
+    (directory / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match="holds files but no run"):
+        finish(config)
+    assert [path.name for path in directory.iterdir()] == ["thesis.docx"]
+
+
+def test_another_stage_is_refused(config):
+    finish(config)
+    with pytest.raises(InputError, match=r"made by 00_tokenize\.py"), open_run("01_pretrain", config):
+        pass
+
+
+def test_a_missing_input_is_refused_before_anything_is_made(config, tmp_path):
+    with pytest.raises(InputError, match=r"--clif_dir .*none does not exist"):
+        finish(make(tmp_path, clif_dir=str(tmp_path / "none")))
+    assert not (tmp_path / "runs").exists()
+
+
+def fail(config: Example, error: Exception) -> None:
+    with open_run(STAGE, config) as run:
+        run.write("splits", SPLITS)
+        raise error
+
+
+def test_wrong_input_found_later_leaves_nothing(config, tmp_path):
+    with pytest.raises(InputError):
+        fail(config, InputError("a column is missing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_input_never_removes_a_directory_that_was_there(config):
+    with pytest.raises(RuntimeError):
+        fail(config, RuntimeError("crash"))
+    with pytest.raises(InputError):
+        fail(config, InputError("a column is missing"))
+    assert (Path(config.output_dir) / "config.yaml").is_file()
+
+
+def test_a_crash_keeps_the_log_and_writes_no_done(config):
+    with pytest.raises(RuntimeError):
+        fail(config, RuntimeError("out of luck"))
+    directory = Path(config.output_dir)
+    assert "out of luck" in (directory / "run.log").read_text()
+    assert not (directory / "DONE").exists()
+
+
+def test_a_stop_leaves_stopped_and_exit_code_75_and_a_resume_clears_it(config):
+    with pytest.raises(SystemExit) as caught, open_run(STAGE, config) as run:
+        run.stop(12, "SIGUSR1")
+    assert caught.value.code == 75
+    directory = Path(config.output_dir)
+    assert json.loads((directory / "STOPPED").read_text()) == {"step": 12, "signal": "SIGUSR1"}
+    assert not (directory / "DONE").exists()
+    finish(config)
+    assert not (directory / "STOPPED").exists()
+    assert (directory / "DONE").exists()
