@@ -1,0 +1,29 @@
+"""Numbered scripts in tests: called in this process, or run as a user would."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TWO_RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def load_main(stage: str) -> Callable[[list[str]], None]:
+    """Return the `main` of a numbered script."""
+    spec = importlib.util.spec_from_file_location(f"stage_{stage}", ROOT / f"{stage}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[[list[str]], None] = module.main
+    return main
+
+
+def run_script(stage: str, *flags: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a numbered script from the repository root and return what it printed."""
+    command = [*(launcher or (sys.executable,)), f"{stage}.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from clinrep import artifacts
+from tests.ehr.fake_models import write_fake_backbone_run
+from tests.ehr.fake_timelines import write_fake_tokenizer_run
+from tests.scripts import TWO_RANKS, load_main, run_script
+
+STAGE = "02_finetune"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    timelines = write_fake_tokenizer_run(root / "00_tokenize", num_subjects=60, seed=5)
+    write_fake_backbone_run(root / "01_pretrain", timelines)
+    settings = {
+        "modality": "ehr",
+        "timelines_dir": str(timelines),
+        "backbone_dir": str(root / "01_pretrain"),
+        "outcome": "icu_admission",
+        "max_length": 64,
+        "metric_for_best": "loss",
+        "show_progress": False,
+        "training": {"learning_rate": 0.01, "num_epochs": 4, "batch_size": 8, "eval_steps": 5},
+    }
+    (root / "config.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+def flags(root: Path, output: str, *more: str) -> list[str]:
+    return ["--config", str(root / "config.yaml"), "--output_dir", str(root / output), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(root) -> Path:
+    load_main(STAGE)(flags(root, "one"))
+    return root / "one"
+
+
+def test_predictions_of_every_split_carry_ids_and_labels_of_stage_00(root, finished):
+    predictions = artifacts.read_table("predictions", finished)
+    outcomes = pl.read_parquet(root / "00_tokenize" / "outcomes.parquet")
+    at_risk = outcomes.filter((pl.col("outcome") == "icu_admission") & pl.col("label").is_not_null())
+    both = predictions.join(at_risk, on="subject_id", suffix="_true")
+    assert predictions.height == at_risk.height == both.height
+    assert (both["label"] == both["label_true"]).all()
+    splits = pl.read_parquet(root / "00_tokenize" / "splits.parquet")
+    joined = predictions.join(splits, on="subject_id", suffix="_true")
+    assert (joined["split"] == joined["split_true"]).all()
+    assert set(predictions["split"]) == {"train", "val", "test"}
+    assert predictions["probability"].is_between(0, 1).all()
+
+
+def test_training_learns_what_the_fake_data_hold(finished):
+    train = artifacts.read_table("predictions", finished).filter(pl.col("split") == "train")
+    events, others = (train.filter(pl.col("label") == label)["probability"].mean() for label in (True, False))
+    assert events > others + 0.2
+
+
+def test_the_best_validation_loss_is_that_of_the_saved_predictions(finished):
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    best = min(record["value"] for record in records if record["name"] == "eval_loss")
+    val = artifacts.read_table("predictions", finished).filter(pl.col("split") == "val")
+    labels, probabilities = val["label"].to_numpy(), val["probability"].to_numpy().astype(np.float64)
+    loss = -np.log(np.where(labels, probabilities, 1 - probabilities)).mean()
+    assert loss == pytest.approx(best, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_predictions(root, finished):
+    load_main(STAGE)(flags(root, "two"))
+    one, two = (artifacts.read_table("predictions", path) for path in (finished, root / "two"))
+    assert one.equals(two)
+
+
+def test_a_classifier_continues(root, finished):
+    more = ["--backbone_dir", "null", "--classifier_dir", str(finished), "--training.num_epochs", "1"]
+    load_main(STAGE)(flags(root, "three", *more))
+    assert (root / "three" / "classifier" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_ranks_predict_what_one_rank_predicts(root):
+    more = ["--training.max_steps", "3", "--training.eval_steps", "3"]
+    load_main(STAGE)(flags(root, "alone", *more))
+    done = run_script(STAGE, *flags(root, "ranks", *more, "--training.batch_size", "4"), launcher=TWO_RANKS)
+    assert done.returncode == 0, done.stderr
+    alone, ranks = (artifacts.read_table("predictions", root / name) for name in ("alone", "ranks"))
+    assert alone.drop("probability").equals(ranks.drop("probability"))
+    assert np.abs(alone["probability"].to_numpy() - ranks["probability"].to_numpy()).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--outcome", "icu"], "unknown outcome"),
+        (["--timelines_dir", "nowhere"], "--timelines_dir nowhere does not exist"),
+        (["--training.learning_rat", "1"], "learning_rat"),
+    ],
+)
+def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):
+    done = run_script(STAGE, *flags(root, "bad", *more))
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not (root / "bad").exists()

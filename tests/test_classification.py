@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from clinrep import artifacts, classification, sequences
+from clinrep.config import InputError
+from clinrep.ehr.configs.finetune import FinetuneConfig
+from clinrep.ehr.models import LlamaClassifier, load_classifier
+from clinrep.ehr.sequences import load_sequences
+from clinrep.sequences import IGNORED, Sequences, iterate_batches, pad_left
+from tests.ehr.fake_models import write_fake_backbone_run
+from tests.ehr.fake_timelines import write_fake_tokenizer_run
+
+
+@pytest.fixture(scope="module")
+def dirs(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    timelines = write_fake_tokenizer_run(root / "00", num_subjects=30, seed=1)
+    return timelines, write_fake_backbone_run(root / "01", timelines)
+
+
+def make_config(dirs: tuple[Path, Path], **changes) -> FinetuneConfig:
+    settings = {
+        "timelines_dir": str(dirs[0]),
+        "backbone_dir": str(dirs[1]),
+        "outcome": "imv_event",
+        "output_dir": "unused",
+        "max_length": 64,
+    }
+    return FinetuneConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def model(dirs) -> LlamaClassifier:
+    return load_classifier(make_config(dirs)).eval()
+
+
+@pytest.fixture(scope="module")
+def labelled(dirs) -> Sequences:
+    return load_sequences(str(dirs[0]), 64, "imv_event")
+
+
+def predict_alone(model: LlamaClassifier, data: Sequences) -> np.ndarray:
+    """Return logits (N, 2), each sequence by itself and unpadded."""
+    with torch.no_grad():
+        rows = [model(torch.from_numpy(data.get(row).astype(np.int64))[None]).logits[0] for row in range(len(data))]
+    return torch.stack(rows).numpy()
+
+
+def test_a_left_padded_batch_has_the_logits_of_each_sequence_alone(model, labelled):
+    alone = predict_alone(model, labelled)
+    batch = pad_left([labelled.get(row) for row in range(len(labelled))], labelled.pad_token_id)
+    assert len(set(labelled.lengths)) > 5
+    with torch.no_grad():
+        together = model(**batch).logits.numpy()
+        unmasked = model(batch["input_ids"]).logits.numpy()
+    assert np.abs(together - alone).max() < 1e-5
+    assert np.abs(unmasked - alone).max() > 0.01, "the mask would not matter, so this test shows nothing"
+
+
+def test_left_padding_by_hand():
+    batch = pad_left([np.array([5, 6, 7]), np.array([8])], pad_token_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_right_padding_by_hand():
+    assert sequences.pad_right([np.array([5, 6, 7]), np.array([8])], 0).tolist() == [[5, 6, 7], [8, 0, 0]]
+
+
+def test_predictions_stand_beside_their_ids_whatever_the_batches(model, labelled):
+    expected = torch.from_numpy(predict_alone(model, labelled)).double().softmax(-1)[:, 1].numpy()
+    for batch_size in (1, 7, 100):
+        table = classification.make_predictions(model, labelled, "imv_event", batch_size)
+        assert table["subject_id"].to_list() == labelled.subjects["subject_id"].to_list()
+        assert np.abs(table["probability"].to_numpy() - expected).max() < 1e-5
+    assert set(table["split"]) == {"train", "val", "test"}
+    shuffled = labelled.take(np.random.default_rng(0).permutation(len(labelled)))
+    again = classification.make_predictions(model, shuffled, "imv_event", 7).sort("subject_id")
+    assert np.abs(again["probability"].to_numpy() - table.sort("subject_id")["probability"].to_numpy()).max() < 1e-5
+
+
+def test_the_loss_counts_labelled_items_once(model, labelled):
+    items = sequences.LabelledItems(labelled)
+    collate = classification.LeftPaddedCollator(labelled.pad_token_id)
+    chosen = [items[0], items[1], items[2]]
+    batch = collate(chosen)
+    logits = predict_alone(model, labelled)[:3]
+    true = torch.nn.functional.cross_entropy(torch.from_numpy(logits), batch["labels"], reduction="none")
+    filled = collate([*chosen, items.make_filler()])
+    assert filled["labels"].tolist()[-1] == IGNORED
+    with torch.no_grad():
+        assert model(**batch).loss.item() == pytest.approx(true.mean().item(), abs=1e-5)
+        assert model(**filled).loss.item() == pytest.approx(true.mean().item(), abs=1e-5)
+        assert model(**batch, num_items_in_batch=12).loss.item() == pytest.approx(true.sum().item() / 12, abs=1e-5)
+
+
+def test_validation_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.random(200) < 0.2
+    probabilities = np.round(rng.random(200), 2)  # ties
+    probabilities = np.clip(probabilities, 0.01, 0.99)
+    scores = classification.score_validation(labels, probabilities)
+    assert scores["eval_loss"] == pytest.approx(log_loss(labels, probabilities))
+    assert scores["eval_auroc"] == pytest.approx(roc_auc_score(labels, probabilities))
+    assert scores["eval_auprc"] == pytest.approx(average_precision_score(labels, probabilities))
+
+
+def test_one_class_has_a_loss_only():
+    scores = classification.score_validation(np.array([False, False]), np.array([0.5, 0.0]))
+    assert scores == {"eval_loss": pytest.approx(np.log(2) / 2)}
+    assert np.isfinite(classification.score_validation(np.array([True]), np.array([0.0]))["eval_loss"])
+
+
+def test_batches_cover_every_sequence_once_within_the_limits():
+    lengths = np.random.default_rng(1).integers(1, 50, size=101)
+    batches = list(iterate_batches(lengths, batch_tokens=100, batch_size=9))
+    assert sorted(np.concatenate(batches)) == list(range(101))
+    assert all(len(rows) <= 9 and lengths[rows].max() * len(rows) <= 100 for rows in batches)
+    alone = list(iterate_batches(np.array([500, 1]), batch_tokens=100))
+    assert [rows.tolist() for rows in alone] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "metric", "message"),
+    [
+        ([0, 0], [0, 1], "loss", "the train split has 0 of 2 stays with the event; no classifier can learn"),
+        ([1, 1], [0, 1], "loss", "the train split has 2 of 2"),
+        ([0, 1], [0, 0], "auroc", "the val split has 0 of 2 stays with the event; auroc is undefined"),
+        ([0, 1], [], "loss", "the val split has 0 of 0"),
+    ],
+)
+def test_classes_nothing_can_be_learned_from_are_refused(labelled, train, val, metric, message):
+    labels = [bool(label) for label in train + val]
+    subjects = pl.DataFrame(
+        {"subject_id": [str(i) for i in range(len(labels))], "split": ["train"] * len(train) + ["val"] * len(val)}
+    ).with_columns(label=pl.Series(labels, dtype=pl.Boolean))
+    offsets = np.arange(len(labels) + 1)
+    data = Sequences(subjects, labelled.tokens[: len(labels)], offsets, 0, labelled.vocabulary_path)
+    with pytest.raises(InputError, match=message):
+        classification.check_classes(data, "imv_event", metric)
+
+
+def test_one_class_in_validation_is_fine_for_the_loss(labelled):
+    subjects = pl.DataFrame({"subject_id": ["a", "b", "c"], "split": ["train", "train", "val"]})
+    subjects = subjects.with_columns(label=pl.Series([True, False, False]))
+    data = Sequences(subjects, labelled.tokens[:3], np.arange(4), 0, labelled.vocabulary_path)
+    classification.check_classes(data, "imv_event", "loss")
+
+
+def test_a_backbone_of_another_vocabulary_is_refused(dirs, tmp_path):
+    other = write_fake_tokenizer_run(tmp_path / "00", num_subjects=10)
+    vocabulary = artifacts.read_table("vocabulary", other)
+    renamed = vocabulary.with_columns(token=pl.col("token").str.replace("LAB_lactate", "LAB_lactat"))
+    artifacts.write_table("vocabulary", renamed, other)
+    with pytest.raises(InputError, match="has another vocabulary"):
+        load_classifier(make_config((other, dirs[1])))
+
+
+def test_more_tokens_than_positions_are_refused(dirs):
+    with pytest.raises(InputError, match=r"max_length is 1000 but .* accepts at most 256"):
+        load_classifier(make_config(dirs, max_length=1000))
+
+
+def test_the_head_follows_the_seed_and_the_backbone_does_not(dirs):
+    one, same, other = (load_classifier(make_config(dirs, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(one.score.weight, same.score.weight)
+    assert not torch.equal(one.score.weight, other.score.weight)
+    assert torch.equal(one.model.embed_tokens.weight, other.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("given", [{"backbone_dir": None}, {"classifier_dir": "x"}])
+def test_exactly_one_start_is_asked_for(dirs, given):
+    with pytest.raises(ValueError, match="give one of the two"):
+        make_config(dirs, **given)
