@@ -1,0 +1,55 @@
+# Set-up, demo and checks. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv/bin/python
+DEMO_CONFIGS := configs/ehr/demo
+DEMO_RUN := runs/demo
+OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs clean-demo
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.installed  ## Make .venv and install requirements.txt, when it changed
+
+# The stamp is a copy of what was installed, so a mere change of date installs nothing.
+.venv/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than Python 3.11; name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@cmp -s requirements.txt $@ || { $(PYTHON) -m venv .venv && \
+	  $(VENV) -m pip install --disable-pip-version-check --requirement requirements.txt; }
+	@cp requirements.txt $@
+
+demo: setup  ## Run all five stages on the sample data; safe to repeat
+	$(VENV) 00_tokenize.py --config $(DEMO_CONFIGS)/00_tokenize.yaml
+	$(VENV) 01_pretrain.py --config $(DEMO_CONFIGS)/01_pretrain.yaml
+	@for outcome in $(OUTCOMES); do \
+	  set -- 02_finetune.py --config $(DEMO_CONFIGS)/02_finetune.yaml \
+	    --outcome $$outcome --output_dir $(DEMO_RUN)/02_finetune/$$outcome; \
+	  echo "$(VENV) $$*"; $(VENV) "$$@" || exit; \
+	done
+	$(VENV) 03_extract_reps.py --config $(DEMO_CONFIGS)/03_extract_reps.yaml
+	$(VENV) 04_analyze.py --config $(DEMO_CONFIGS)/04_analyze.yaml
+	@echo "$(DEMO_RUN)/04_analyze/report.html"
+
+test: setup  ## Run every test
+	$(VENV) -m pytest
+
+check: setup  ## Before a commit: format, lint, types and the fast tests
+	$(VENV) -m ruff format --check .
+	$(VENV) -m ruff check .
+	$(VENV) -m mypy clinrep $(wildcard 0*.py)
+	$(VENV) -m pytest -m "not slow"
+
+format: setup  ## Format the code and mend what ruff can
+	$(VENV) -m ruff format .
+	$(VENV) -m ruff check --fix .
+
+docs: setup  ## Write docs/data.md anew from clinrep/artifacts.py
+	$(VENV) -m clinrep.artifacts > docs/data.md.tmp
+	mv docs/data.md.tmp docs/data.md
+
+clean-demo:  ## Remove what `make demo` wrote
+	rm -rf $(DEMO_RUN)
