@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -99,7 +100,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         distributed.end_process_group()
         raise SystemExit(0)
     run = Run(stage, config, directory, state.inputs)
-    made = _first_missing(directory) if run.is_main and not directory.exists() else None
+    made = _list_missing(directory) if run.is_main else []
     if run.is_main:
         _describe_run(run)
     handler = _log_to_file(directory, run.is_main)
@@ -112,8 +113,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
             logger.info("%s: done: %s", stage, directory)
         distributed.end_process_group()
     except InputError:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        _remove(made)
         raise
     except Exception:
         logger.exception("%s failed", stage)
@@ -152,12 +152,18 @@ def show_progress(items: Iterable[ItemT], config: StageConfig, title: str, total
     return tqdm(items, desc=title, total=total, disable=not is_shown, leave=False)
 
 
-def _first_missing(directory: Path) -> Path:
-    """Return the topmost folder that making `directory` makes."""
-    missing = directory
-    while not missing.parent.exists():
-        missing = missing.parent
-    return missing
+def _list_missing(directory: Path) -> list[Path]:
+    """Return the folders that making `directory` makes, the innermost first."""
+    return [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove the run directory this run made, and of its parents those that nobody else uses by now."""
+    if made:
+        shutil.rmtree(made[0], ignore_errors=True)
+    for parent in made[1:]:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> bool:

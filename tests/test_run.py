@@ -133,6 +133,17 @@ def test_wrong_input_found_later_leaves_nothing(config, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_wrong_input_removes_nothing_that_another_run_made_meanwhile(config, tmp_path):
+    def fail_beside_another_run() -> None:
+        with open_run(STAGE, config):
+            finish(make(tmp_path, output_dir=str(tmp_path / "runs" / "other")))
+            raise InputError("a column is missing")
+
+    with pytest.raises(InputError):
+        fail_beside_another_run()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+
+
 def test_wrong_input_never_removes_a_directory_that_was_there(config):
     with pytest.raises(RuntimeError):
         fail(config, RuntimeError("crash"))

@@ -177,6 +177,8 @@ class TokenizeConfig(StageConfig):
         names = [source.name for source in self.sources]
         require(bool(names), "sources", names, "declare at least one event source", "see configs/ehr")
         require(len(set(names)) == len(names), "sources", names, "have different names", "rename one")
+        outcomes = self.outcomes
+        require(len(set(outcomes)) == len(outcomes), "outcomes", outcomes, "name each outcome once", "drop one")
         self._check_special_tokens()
         if self.admission_window is not None:
             parse_window(self.admission_window)
