@@ -139,6 +139,16 @@ def test_a_finished_run_is_fingerprinted_by_its_tables_not_its_log(tmp_path):
     assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
 
 
+def test_a_folder_of_runs_is_fingerprinted_by_them(tmp_path):
+    for name in ("death", "icu"):
+        artifacts.write_table("splits", SPLITS, tmp_path / name)
+        finish(tmp_path / name)
+    before = fingerprint(tmp_path)
+    artifacts.write_table("splits", SPLITS[:1], tmp_path / "icu")
+    finish(tmp_path / "icu")
+    assert fingerprint(tmp_path) != before
+
+
 def make_model(directory: Path) -> Path:
     directory.mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "vocabulary.parquet"):

@@ -95,7 +95,8 @@ def fingerprint_file(path: Path) -> str:
 def fingerprint(path: Path) -> str:
     """Return a digest of an input's content: a finished run, any other folder, or a file.
 
-    Equal digests mean equal inputs wherever they lie. Of a plain folder the files directly in it count.
+    Equal digests mean equal inputs wherever they lie. Of a plain folder the files directly in it count,
+    and the finished runs directly in it (runs/NAME/02_finetune holds one per outcome).
     """
     if path.is_file():
         return fingerprint_file(path)
@@ -109,5 +110,6 @@ def fingerprint(path: Path) -> str:
             raise ArtifactError(f"{path / 'DONE'} is damaged ({error}); run that stage again") from error
     else:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        parts = [(file.name, fingerprint_file(file)) for file in files]
+        runs = sorted(done.parent for done in path.glob("*/DONE"))
+        parts = [(file.name, fingerprint_file(file)) for file in files] + [(run.name, fingerprint(run)) for run in runs]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
