@@ -1,14 +1,14 @@
-"""Pretrain a causal transformer on packed timelines.
+"""Stage 01: pretrain a causal transformer on packed timelines.
 
-Reads   --timelines_dir: vocabulary.parquet and the train and val timelines of 00_tokenize.py
-        --backbone_dir (optional): a backbone to continue from
-Writes  backbone/ (config.json, model.safetensors, vocabulary.parquet): the best weights on val
-        checkpoints/, metrics.jsonl
+Reads   --timelines_dir   finished directory of 00_tokenize.py: vocabulary, train and val timelines
+        --backbone_dir    optional: a backbone to continue from
+Writes  --output_dir      backbone/ (config.json, model.safetensors, vocabulary.parquet): the best weights on val
+                          checkpoints/, metrics.jsonl
 Run     python 01_pretrain.py --config configs/ehr/demo/01_pretrain.yaml
         torchrun --nproc_per_node=8 01_pretrain.py --config configs/ehr/01_pretrain.yaml
 
 SIGUSR1 or SIGTERM saves a checkpoint, writes STOPPED and ends with exit code 75; the same command
-continues. torchrun passes SIGUSR1 on only with --signals-to-handle (slurm/01_pretrain.sbatch).
+continues. torchrun passes SIGUSR1 on only with --signals-to-handle (slurm/launch.sh).
 """
 
 from functools import partial

@@ -114,6 +114,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         distributed.end_process_group()
     except InputError:
         _remove(made)
+        distributed.end_process_group(is_failing=True)
         raise
     except Exception:
         logger.exception("%s failed", stage)

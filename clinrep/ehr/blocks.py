@@ -21,8 +21,8 @@ from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 from clinrep.ehr.configs.pretrain import PretrainConfig
-
-IGNORED = -100  # the label that transformers' losses leave out
+from clinrep.ehr.configs.tokenize import PAD_TOKEN
+from clinrep.sequences import IGNORED
 
 logger = logging.getLogger("clinrep")
 
@@ -140,7 +140,8 @@ def read_vocabulary(directory: Path) -> pl.DataFrame:
     ids = vocabulary["token_id"].to_numpy()
     if not np.array_equal(ids, np.arange(len(ids))):
         raise ArtifactError(
-            f"{directory / 'vocabulary.parquet'}: token_id should be 0..{len(ids) - 1} in order; run 00_tokenize.py again"
+            f"{directory / 'vocabulary.parquet'}: token_id should be 0..{len(ids) - 1} in order; "
+            "run 00_tokenize.py again"
         )
     find_pad_id(vocabulary, directory)
     return vocabulary
@@ -148,7 +149,7 @@ def read_vocabulary(directory: Path) -> pl.DataFrame:
 
 def find_pad_id(vocabulary: pl.DataFrame, source: Path) -> int:
     """Return the id of the token PAD; an ArtifactError names `source` where there is none of kind special."""
-    pad = vocabulary.filter((pl.col("token") == "PAD") & (pl.col("kind") == "special"))
+    pad = vocabulary.filter((pl.col("token") == PAD_TOKEN) & (pl.col("kind") == "special"))
     if pad.height != 1:
         raise ArtifactError(f"the vocabulary of {source} holds no token PAD of kind special; run 00_tokenize.py again")
     return int(pad["token_id"][0])

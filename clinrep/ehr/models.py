@@ -20,6 +20,7 @@ from clinrep.ehr.blocks import PretrainingData, read_vocabulary
 from clinrep.ehr.configs.extract import ExtractConfig
 from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
+from clinrep.ehr.configs.tokenize import PAD_TOKEN
 from clinrep.sequences import IGNORED
 
 transformers.utils.logging.set_verbosity_error()
@@ -65,7 +66,7 @@ def make_llama_config(shape: LlamaShape, vocabulary: pl.DataFrame) -> LlamaConfi
         max_position_embeddings=shape.max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         tie_word_embeddings=shape.tie_embeddings,
-        pad_token_id=special["PAD"],
+        pad_token_id=special[PAD_TOKEN],
         bos_token_id=special.get("TL_START"),
         eos_token_id=special.get("TL_END"),
         dtype="float32",

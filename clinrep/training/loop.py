@@ -50,7 +50,7 @@ def train(
     *,
     metric_for_best: str = "eval_loss",
     greater_is_better: bool = False,
-    collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]] = default_collate,
+    collate: Callable[[list[Any]], Any] = default_collate,
 ) -> PreTrainedModel:
     """Return `model` with the best weights; after a stop by a signal (`run.is_stopped`) with the last ones.
 
@@ -183,6 +183,7 @@ class _Trainer(Trainer):
     metrics_log: MetricsLog | None = None
     progress: Progress
     evaluate_with: Evaluate
+    control: TrainerControl
 
     def compute_loss(
         self,
@@ -206,7 +207,9 @@ class _Trainer(Trainer):
                 f"the training loss is {logs['loss']} at step {self.state.global_step}; lower training.learning_rate"
             )
         if self.metrics_log is not None:
-            values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            values: dict[str, float] = {
+                name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs
+            }
             self.metrics_log.write(self.state.global_step, "train", values)
         self.progress.update(self.state.global_step, logs["loss"])
 
@@ -243,9 +246,7 @@ class _Flow(TrainerCallback):
         )
         self._progress.start(state.global_step, state.max_steps)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Validate and save when due; save and end when any rank was asked to stop."""
         is_last = state.global_step >= state.max_steps
         if is_last or state.global_step % self._config.eval_steps == 0:
@@ -268,9 +269,7 @@ def _is_patience_over(state: TrainerState, config: TrainingConfig) -> bool:
     return state.global_step - (state.best_global_step or 0) >= config.early_stopping_patience * config.eval_steps
 
 
-def _run_or_skip(
-    trainer: _Trainer, config: TrainingConfig, checkpoints: Checkpoints, first_step: int
-) -> TrainerState:
+def _run_or_skip(trainer: _Trainer, config: TrainingConfig, checkpoints: Checkpoints, first_step: int) -> TrainerState:
     """Train on from `first_step`, unless that checkpoint is already the end; return the last state."""
     if first_step:
         state = checkpoints.read_state(first_step)

@@ -5,7 +5,7 @@ B blocks, L positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ def mean_token_loss(
     model: torch.nn.Module,
     dataset: Dataset[Any],
     batch_size: int,
-    collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]] = default_collate,
+    collate: Callable[[list[Any]], Any] = default_collate,
 ) -> dict[str, float]:
     """Return {"eval_loss": mean cross-entropy in nats per target token}, the same on every rank.
 
