@@ -47,7 +47,7 @@ format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .
 	$(VENV) -m ruff check --fix .
 
-docs: setup  ## Write docs/data.md anew from clinrep/artifacts.py
+docs: setup  ## Write docs/data.md anew from the schemas in clinrep/artifacts
 	$(VENV) -m clinrep.artifacts > docs/data.md.tmp
 	mv docs/data.md.tmp docs/data.md
 

@@ -1,0 +1,42 @@
+"""Score probes and fine-tuned classifiers on held-out patients, and write the tables, figures and report.
+
+Reads   timelines_dir.SITE        a finished 00_tokenize.py directory, one for each site
+        representations_dir.SITE  a finished 03_extract_reps.py directory of the same site
+        predictions_dir.SITE      a finished 02_finetune.py directory, or a folder with one per outcome (optional)
+Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html
+Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
+
+Probes are fitted on the train split of `train_site` and judged, like the classifiers, on the test
+split of every site. The last line printed is the path of the report.
+"""
+
+from clinrep.analysis.figures import draw_figures
+from clinrep.analysis.inputs import choose_outcomes, read_sites
+from clinrep.analysis.probes import predict_test
+from clinrep.analysis.report import write_report
+from clinrep.analysis.scores import score_predictions
+from clinrep.analysis.tables import build_tables, write_tables
+from clinrep.modality import load_stage
+from clinrep.run import open_run, run_stage
+
+
+def main(argv: list[str]) -> None:
+    """Analyze what the earlier stages made of one site or several."""
+    _, config = load_stage("04_analyze", __doc__, argv)
+    with open_run("04_analyze", config) as run:
+        sites = read_sites(config)
+        outcomes = choose_outcomes(sites, config)
+        predicted = predict_test(sites, outcomes, config)
+
+        scores = score_predictions(predicted, config)
+        run.write("scores", scores)
+
+        tables = build_tables(sites, outcomes, scores, config)
+        write_tables(tables, run.directory / "tables")
+        figures = draw_figures(sites, predicted, scores, config, run.directory / "figures")
+        report_path = write_report(run, sites, outcomes, tables, figures)
+    print(report_path)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,62 @@
+"""Calibration curves: what probabilities mean."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from clinrep.analysis.metrics import Floats
+from clinrep.analysis.style import Line
+
+NUM_HISTOGRAM_BARS = 20
+
+
+def group_by_probability(
+    labels: NDArray[np.bool_], probabilities: Floats, num_groups: int
+) -> tuple[Floats, Floats, NDArray[np.intp]]:
+    """Return mean probability, share with the event and number of stays of each group, in rising order.
+
+    Groups lie between quantiles of the probabilities; ties are never separated, so there may be
+    fewer groups than asked for.
+    """
+    edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, num_groups + 1)[1:-1]))
+    group = np.searchsorted(edges, probabilities, side="right")
+    counts = np.bincount(group, minlength=edges.size + 1)
+    is_filled = counts > 0
+    sums = (np.bincount(group, values, minlength=edges.size + 1) for values in (probabilities, labels))
+    means, shares = (total[is_filled] / counts[is_filled] for total in sums)
+    return means, shares, counts[is_filled]
+
+
+def compute_wilson_interval(shares: Floats, counts: NDArray[np.intp], z: float = 1.959964) -> tuple[Floats, Floats]:
+    """Return the Wilson score interval of each share of `counts` (Wilson, JASA 22 (1927) 209-212); z = 95 %."""
+    scale = 1 + z**2 / counts
+    middle = (shares + z**2 / (2 * counts)) / scale
+    half = z * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2)) / scale
+    return middle - half, middle + half
+
+
+def draw_calibration_panel(
+    panel: Axes, histogram: Axes, models: list[tuple[NDArray[np.bool_], Floats, Line]], num_groups: int
+) -> None:
+    """Draw the reliability curves of one outcome above the histogram of their probabilities."""
+    panel.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
+    limit = 0.0
+    for labels, probabilities, line in models:
+        means, shares, counts = group_by_probability(labels, probabilities, num_groups)
+        low, high = compute_wilson_interval(shares, counts)
+        panel.vlines(means, low, high, color=line.color, linewidth=0.8, alpha=0.45)
+        panel.plot(means, shares, color=line.color, linestyle=line.dashes, marker=line.marker, clip_on=False)
+        limit = max(limit, means.max(), high.max())
+    # rare events would huddle in a corner of the unit square
+    limit = min(1.0, 1.05 * limit)
+    bars = np.linspace(0, limit, NUM_HISTOGRAM_BARS + 1)
+    for _, probabilities, line in models:
+        counts, _ = np.histogram(np.clip(probabilities, 0, limit), bars)
+        histogram.stairs(counts, bars, color=line.color, linestyle=line.dashes, linewidth=1)
+    panel.set(xlim=(0, limit), ylim=(0, limit), ylabel="Observed share with the event")
+    panel.tick_params(labelbottom=False)
+    histogram.set(xlim=(0, limit), xlabel="Predicted probability", ylabel="Stays")
+    histogram.yaxis.set_major_locator(MaxNLocator(3, integer=True))

@@ -1,0 +1,117 @@
+"""Settings of 04_analyze.py."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from clinrep.config import StageConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticRegressionConfig:
+    """Logistic regression on standardized representations."""
+
+    c: float = 1.0
+    """Inverse strength of the L2 penalty on standardized inputs; smaller shrinks more."""
+    max_iterations: int = 10_000
+    """Newton steps allowed; a fit that has not converged by then is named in the log."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no solver takes."""
+        require(self.c > 0, "logistic_regression.c", self.c, "be above 0", "use 1.0")
+        rule = "be 1 or more"
+        require(self.max_iterations >= 1, "logistic_regression.max_iterations", self.max_iterations, rule, "use 10000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig(StageConfig):
+    """Settings of 04_analyze.py; a SITE is any short name, the same in each group."""
+
+    timelines_dir: dict[str, str]
+    """SITE: directory of 00_tokenize.py."""
+    representations_dir: dict[str, str]
+    """SITE: directory of 03_extract_reps.py."""
+    predictions_dir: dict[str, str] = field(default_factory=dict)
+    """SITE: directory of 02_finetune.py, or a folder that holds one per outcome."""
+    train_site: str | None = None
+    """Site whose train split the probes are fitted on; null is the first in timelines_dir."""
+    outcomes: list[str] | None = None
+    """Outcomes to analyze, in this order; null is all in outcomes.parquet."""
+    outcome_labels: dict[str, str] = field(default_factory=dict)
+    """Outcome: words for tables and figures; an outcome not named here is shown by its name."""
+    layers: list[int] | None = None
+    """Layers to probe; null is every layer extracted."""
+    poolings: list[str] | None = None
+    """Poolings to probe; null is every pooling extracted."""
+    probes: list[str] = field(default_factory=lambda: ["logistic_regression"])
+    """Probes to fit on each representation."""
+    logistic_regression: LogisticRegressionConfig = field(default_factory=LogisticRegressionConfig)
+    """Settings of the probe of this name."""
+    num_bootstraps: int = 1000
+    """Bootstrap replicates, resampled by patient."""
+    confidence_level: float = 0.95
+    """Coverage of the percentile intervals."""
+    min_events_for_estimate: int = 2
+    """Fewest stays with the event, and without it, for a number to be given."""
+    min_events_for_interval: int = 5
+    """Fewest stays with the event, and without it, for an interval to be given."""
+    data_notice: str = ""
+    """Sentence at the foot of the report, for example what the data's licence asks for."""
+    num_calibration_bins: int = 10
+    """Points of a calibration curve, each an equal share of the stays."""
+
+    def __post_init__(self) -> None:
+        """Refuse sites that do not match and numbers that make no statistic."""
+        super().__post_init__()
+        self._check_sites()
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            require(value >= least, name, value, f"be {least} or more", f"use {least}")
+        rule = "be above 0.5 and below 1"
+        require(0.5 < self.confidence_level < 1, "confidence_level", self.confidence_level, rule, "use 0.95")
+        for name in ("outcomes", "layers", "poolings", "probes"):
+            values = getattr(self, name)
+            is_fine = values is None or (0 < len(values) == len(set(values)))
+            require(is_fine, name, values, "name one thing or more, each once", "leave it out for the default")
+
+    def _check_sites(self) -> None:
+        sites = list(self.timelines_dir)
+        require(bool(sites), "timelines_dir", self.timelines_dir, "name a site", "give --timelines_dir.SITE DIR")
+        for site in sites:
+            # a site's name becomes part of file names
+            is_fine = re.fullmatch(r"[A-Za-z0-9_-]+", site) is not None
+            require(is_fine, "site", site, "be of letters, digits, _ and -", "rename it in every group")
+        for group in ("representations_dir", "predictions_dir"):
+            for site in getattr(self, group):
+                require(
+                    site in sites,
+                    f"site of {group}",
+                    site,
+                    f"be one of timelines_dir ({', '.join(sites)})",
+                    f"give --timelines_dir.{site} DIR too",
+                )
+        for site in sites:
+            require(
+                site in self.representations_dir,
+                "site of timelines_dir",
+                site,
+                "have representations",
+                f"give --representations_dir.{site} DIR too",
+            )
+        if self.train_site is not None:
+            rule = f"be a site of timelines_dir ({', '.join(sites)})"
+            require(self.train_site in sites, "train_site", self.train_site, rule, "name one of these")
+
+    @property
+    def fitted_site(self) -> str:
+        """The site whose train split the probes are fitted on."""
+        return self.train_site or next(iter(self.timelines_dir))
+
+
+_LEAST = {
+    "num_bootstraps": 20,
+    "min_events_for_estimate": 1,
+    "min_events_for_interval": 1,
+    "num_calibration_bins": 2,
+}

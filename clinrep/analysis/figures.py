@@ -1,0 +1,212 @@
+"""The figures of the report: style, panels, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from clinrep import artifacts
+from clinrep.analysis.calibration import draw_calibration_panel
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.embeddings import draw_embeddings
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.metrics import rank
+from clinrep.analysis.probes import Predicted
+from clinrep.analysis.roc import draw_roc_panel
+from clinrep.analysis.scores import explain_too_few
+from clinrep.analysis.style import LINES, STYLE, Line
+from clinrep.analysis.tables import label_model, label_outcome
+
+PANEL_INCHES = 3.5
+NUM_COLUMNS = 2
+PNG_DPI = 200
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """One figure on disk, as PDF and PNG."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    caption: str
+    png_path: Path
+
+
+def draw_figures(
+    sites: list[Site], predicted: list[Predicted], scores: pl.DataFrame, config: AnalyzeConfig, directory: Path
+) -> list[DrawnFigure]:
+    """Draw every figure: ROC and calibration of each site, and the token embeddings.
+
+    Equal inputs give equal bytes: nothing in a file tells when it was made.
+    """
+    lines = _assign_lines(_select_drawn(predicted))
+    drawn = []
+    with mpl.rc_context(STYLE):
+        for site in sites:
+            models = _select_drawn([item for item in predicted if item.site == site.name])
+            where = f", site {site.name}" if len(sites) > 1 else ""
+            figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config)
+            drawn.append(
+                _save(
+                    figure,
+                    directory,
+                    f"roc_{site.name}",
+                    f"ROC curves{where}",
+                    _ROC_CAPTION.format(level=100 * config.confidence_level),
+                )
+            )
+            figure = _draw_calibration(models, lines, config)
+            drawn.append(
+                _save(
+                    figure,
+                    directory,
+                    f"calibration_{site.name}",
+                    f"Calibration{where}",
+                    _CALIBRATION_CAPTION.format(bins=config.num_calibration_bins),
+                )
+            )
+        figure, caption = draw_embeddings(sites[0].token_embeddings)
+        drawn.append(_save(figure, directory, "token_embeddings", "Token embeddings and deciles", caption))
+    return drawn
+
+
+_ROC_CAPTION = (
+    "Sensitivity against 1 \N{MINUS SIGN} specificity over all thresholds, on the stays of the test split that have a "
+    "label. In each panel: AUROC with its {level:g} % interval where there are enough events for one. The dashed "
+    "diagonal is chance. Of the probes, those on the deepest layer are drawn; the table of performance has all."
+)
+_CALIBRATION_CAPTION = (
+    "Above: observed share of stays with the event against the mean predicted probability, in up to {bins} groups of "
+    "equal size by predicted probability (stays with the same probability stay together), with 95 % Wilson intervals, "
+    "which take stays as independent. Drawn where there are enough events for the intervals of the metrics. On the "
+    "dashed diagonal a forecast means what it says. Below: how many test "
+    "stays received which probability."
+)
+
+
+def _select_drawn(predicted: list[Predicted]) -> list[Predicted]:
+    """Return the classifiers and the probes on the deepest layer: more curves than that hide each other."""
+    deepest = max((item.representation[0] for item in predicted if item.representation), default=0)
+    return [item for item in predicted if item.representation is None or item.representation[0] == deepest]
+
+
+def _assign_lines(predicted: list[Predicted]) -> dict[tuple[str, str], Line]:
+    """Return one line style per model, classifiers first, the same in every panel and figure."""
+    predicted = sorted(predicted, key=lambda item: item.representation is not None)
+    models = dict.fromkeys((item.model, item.probe) for item in predicted)
+    return {model: LINES[index % len(LINES)] for index, model in enumerate(models)}
+
+
+def _draw_roc(
+    models: list[Predicted], lines: dict[tuple[str, str], Line], scores: pl.DataFrame, config: AnalyzeConfig
+) -> Figure:
+    """Draw one ROC panel per outcome, with the AUROC of each curve."""
+    groups = _group_by_outcome(models)
+    figure, num_rows = _start_figure(len(groups), PANEL_INCHES)
+    grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
+    for index, (outcome, items) in enumerate(groups.items()):
+        panel = figure.add_subplot(grid[index])
+        numbers = {
+            (row["model"], row["probe"]): (row["estimate"], row["low"], row["high"])
+            for row in scores.filter(pl.col("outcome") == outcome, pl.col("metric") == "auroc").iter_rows(named=True)
+        }
+        shown, reason = _select_shown(items, config.min_events_for_estimate)
+        _title_panel(panel, outcome, items, reason, config)
+        draw_roc_panel(
+            panel,
+            [
+                (rank(item.labels, item.probabilities), lines[item.model, item.probe], numbers[item.model, item.probe])
+                for item in shown
+                if item.probabilities is not None
+            ],
+            f"AUROC ({100 * config.confidence_level:g} % CI)",
+        )
+    _add_legend(figure, lines, has_markers=False)
+    return figure
+
+
+def _draw_calibration(models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig) -> Figure:
+    """Draw one reliability panel per outcome, each above a histogram of the probabilities."""
+    groups = _group_by_outcome(models)
+    figure, num_rows = _start_figure(len(groups), 1.3 * PANEL_INCHES)
+    grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
+    for index, (outcome, items) in enumerate(groups.items()):
+        shown, reason = _select_shown(items, config.min_events_for_interval)
+        inner = grid[index].subgridspec(2, 1, height_ratios=[3.2, 1])
+        panel = figure.add_subplot(inner[0] if shown else grid[index])
+        _title_panel(panel, outcome, items, reason, config)
+        if not shown:
+            panel.set(xlabel="Predicted probability", ylabel="Observed share with the event")
+            continue
+        histogram = figure.add_subplot(inner[1])
+        draw_calibration_panel(
+            panel,
+            histogram,
+            [
+                (item.labels, item.probabilities, lines[item.model, item.probe])
+                for item in shown
+                if item.probabilities is not None
+            ],
+            config.num_calibration_bins,
+        )
+    _add_legend(figure, lines, has_markers=True)
+    return figure
+
+
+def _group_by_outcome(models: list[Predicted]) -> dict[str, list[Predicted]]:
+    groups: dict[str, list[Predicted]] = {}
+    for item in models:
+        groups.setdefault(item.outcome, []).append(item)
+    return groups
+
+
+def _start_figure(num_panels: int, panel_height: float) -> tuple[Figure, int]:
+    """Return an empty figure for panels in rows of two, and the number of rows."""
+    num_rows = -(-num_panels // NUM_COLUMNS)
+    size = (PANEL_INCHES * min(NUM_COLUMNS, num_panels), panel_height * num_rows + 0.6)
+    return Figure(figsize=size, layout="constrained"), num_rows
+
+
+def _select_shown(items: list[Predicted], least: int) -> tuple[list[Predicted], str]:
+    """Return the models of one outcome that can be drawn, or none and the words that say why."""
+    labels = items[0].labels
+    reason = explain_too_few(labels.size, int(labels.sum()), least)
+    shown = [item for item in items if not reason and item.probabilities is not None]
+    return shown, reason or next((item.reason for item in items if not shown), "")
+
+
+def _title_panel(panel: Axes, outcome: str, items: list[Predicted], reason: str, config: AnalyzeConfig) -> None:
+    num_subjects, num_events = items[0].labels.size, int(items[0].labels.sum())
+    panel.set_title(f"{label_outcome(outcome, config)}\n{num_subjects:,} stays, {num_events:,} with the event")
+    panel.text(0.5, 0.5, reason, ha="center", transform=panel.transAxes, color="0.25")
+
+
+def _add_legend(figure: Figure, lines: dict[tuple[str, str], Line], has_markers: bool) -> None:
+    """Name the models once, below all panels."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            label=label_model(*model),
+            color=line.color,
+            linestyle=line.dashes,
+            marker=line.marker if has_markers else "",
+        )
+        for model, line in lines.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False)
+
+
+def _save(figure: Figure, directory: Path, name: str, title: str, caption: str) -> DrawnFigure:
+    """Write NAME.pdf (fonts embedded) and NAME.png, without the time of day."""
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        with artifacts.atomic_path(directory / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, dpi=PNG_DPI, metadata=metadata)
+    return DrawnFigure(name, title, caption, directory / f"{name}.png")

@@ -1,0 +1,141 @@
+"""Probes on representations, and predictions of probes and classifiers in one form."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Representation, Site, describe_representation
+from clinrep.config import lookup
+from clinrep.distributed import derive_seed
+from clinrep.run import show_progress
+
+logger = logging.getLogger("clinrep")
+
+CLASSIFIER, NO_PROBE = "classifier", "none"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one model says of the N labelled test stays of one site and outcome, in order of subject_id."""
+
+    site: str
+    model: str
+    probe: str
+    outcome: str
+    labels: NDArray[np.bool_]
+    patients: NDArray[np.intp]
+    """(N,) 0..P-1, one number a patient."""
+    probabilities: NDArray[np.float64] | None
+    """(N,) of the event; None where the probe could not be fitted."""
+    reason: str = ""
+    """Why there are no probabilities."""
+    representation: Representation | None = None
+    """What the probe reads; None for a classifier."""
+
+
+def build_logistic_regression(config: AnalyzeConfig, seed: int) -> Pipeline:
+    """Return the probe of the manuscript (sections 4.3, Table 3): standardized, L2, Newton steps."""
+    settings = config.logistic_regression
+    return make_pipeline(
+        StandardScaler(),
+        LogisticRegression(
+            C=settings.c, max_iter=settings.max_iterations, solver="newton-cholesky", tol=1e-6, random_state=seed
+        ),
+    )
+
+
+# name -> a function of settings and seed that returns an unfitted scikit-learn classifier
+PROBES: dict[str, Callable[[AnalyzeConfig, int], Any]] = {
+    "logistic_regression": build_logistic_regression,
+}
+
+
+def predict_test(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[Predicted]:
+    """Return the classifiers' and the probes' predictions, by site, then outcome, classifiers first.
+
+    Raises:
+        InputError: an unknown probe.
+    """
+    order = [(site.name, outcome) for site in sites for outcome in outcomes]
+    predicted = _collect_predictions(sites, outcomes) + _predict_with_probes(sites, outcomes, config)
+    return sorted(predicted, key=lambda item: order.index((item.site, item.outcome)))
+
+
+def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predicted]:
+    """Return the fine-tuned classifiers' predictions on test, for the sites and outcomes that have them."""
+    collected = []
+    for site, outcome in itertools.product(sites, outcomes):
+        if outcome not in site.predictions:
+            logger.info("%s: no fine-tuned predictions of %s", site.name, outcome)
+            continue
+        stays = site.select_labelled(outcome, TEST_SPLIT)
+        rows = stays.subject_ids.to_frame().join(
+            site.predictions[outcome].select("subject_id", pl.col("probability").cast(pl.Float64)),
+            on="subject_id",
+            how="left",
+            maintain_order="left",
+        )
+        probabilities = rows["probability"].to_numpy()
+        collected.append(
+            Predicted(site.name, CLASSIFIER, NO_PROBE, outcome, stays.labels, stays.patients, probabilities)
+        )
+    return collected
+
+
+def _predict_with_probes(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[Predicted]:
+    """Fit every probe on the fitted site's train split and apply it to every site's test split."""
+    builders = {name: lookup(PROBES, name, "probe") for name in config.probes}
+    fitted_site = next(site for site in sites if site.name == config.fitted_site)
+    representations = fitted_site.representations[FIT_SPLIT]
+    tasks = list(itertools.product(outcomes, representations, builders))
+    predicted = []
+    for outcome, key, name in show_progress(tasks, config, "probes"):
+        seed = derive_seed(config.seed, f"probe/{name}/{outcome}/{key}")
+        probe, reason = _fit(builders[name](config, seed), fitted_site, outcome, key)
+        if reason:
+            logger.warning(
+                "%s on %s for %s: %s", name, describe_representation(fitted_site.source, key), outcome, reason
+            )
+        predicted += [_apply(probe, reason, site, outcome, key, name) for site in sites]
+    return predicted
+
+
+def _fit(probe: Any, site: Site, outcome: str, key: Representation) -> tuple[Any, str]:
+    """Return the fitted probe, or None and the reason where train has only one class."""
+    stays = site.select_labelled(outcome, FIT_SPLIT)
+    num_events = int(stays.labels.sum())
+    if num_events in (0, stays.labels.size):
+        lacking = "with the event" if num_events == 0 else "without the event"
+        return None, f"not fitted: no stay {lacking} in train"
+    vectors = site.representations[FIT_SPLIT][key].select(stays.subject_ids)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        probe.fit(vectors, stays.labels)
+    for warning in caught:
+        logger.warning("%s on layer %d %s for %s: %s", type(probe[-1]).__name__, *key, outcome, warning.message)
+    return probe, ""
+
+
+def _apply(probe: Any, reason: str, site: Site, outcome: str, key: Representation, name: str) -> Predicted:
+    stays = site.select_labelled(outcome, TEST_SPLIT)
+    probabilities = None
+    if probe is not None and stays.labels.size:
+        probabilities = probe.predict_proba(site.representations[TEST_SPLIT][key].select(stays.subject_ids))[:, 1]
+    model = describe_representation(site.source, key)
+    return Predicted(
+        site.name, model, name, outcome, stays.labels, stays.patients, probabilities, reason, representation=key
+    )

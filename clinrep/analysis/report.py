@@ -1,0 +1,71 @@
+"""report.html: one self-contained page of tables and figures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from clinrep import artifacts
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.figures import DrawnFigure
+from clinrep.analysis.inputs import Site, find_prediction_runs
+from clinrep.analysis.tables import PrintedTable, label_outcome
+from clinrep.config import config_to_yaml
+from clinrep.run import Run
+
+TEMPLATE_PATH = Path(__file__).with_name("report.html.j2")
+
+
+def write_report(
+    run: Run, sites: list[Site], outcomes: list[str], tables: list[PrintedTable], figures: list[DrawnFigure]
+) -> Path:
+    """Write report.html into the run directory and return its path; it loads nothing from elsewhere."""
+    assert isinstance(run.config, AnalyzeConfig)
+    provenance = json.loads((run.directory / "provenance.json").read_text())
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE_PATH.read_text(encoding="utf-8"))
+    text = template.render(
+        title="Clinical representations: analysis report",
+        config=run.config,
+        summary=_summarize(sites, outcomes, run.config),
+        tables={table.name: table for table in tables},
+        figures=[(figure, base64.b64encode(figure.png_path.read_bytes()).decode()) for figure in figures],
+        command=shlex.join(provenance["command"]),
+        commit=provenance["commit"] or "unknown",
+        is_dirty=provenance["is_dirty"],
+        started=provenance["started"],
+        host=provenance["host"],
+        inputs=_list_inputs(run.config),
+        settings=config_to_yaml(run.config),
+    )
+    path = run.directory / "report.html"
+    artifacts.write_text(path, text)
+    return path
+
+
+def _summarize(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[dict[str, Any]]:
+    """Return what was analyzed at each site: counts and sources."""
+    return [
+        {
+            "name": site.name,
+            "num_stays": site.stays.height,
+            "num_patients": site.stays["patient_id"].n_unique(),
+            "is_fitted": site.name == config.fitted_site,
+            "classified": [label_outcome(outcome, config) for outcome in outcomes if outcome in site.predictions],
+        }
+        for site in sites
+    ]
+
+
+def _list_inputs(config: AnalyzeConfig) -> list[tuple[str, str, str]]:
+    """Return setting, path and content digest of every input run; a folder of runs is listed run by run."""
+    groups = {"timelines_dir": config.timelines_dir, "representations_dir": config.representations_dir}
+    inputs = [(f"{group}.{site}", Path(given)) for group, sites in groups.items() for site, given in sites.items()]
+    for site, given in config.predictions_dir.items():
+        inputs += [(f"predictions_dir.{site}", path) for path in find_prediction_runs(Path(given))]
+    return [(setting, str(path), artifacts.fingerprint(path)) for setting, path in inputs]
