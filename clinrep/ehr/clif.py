@@ -82,11 +82,13 @@ class ClifTables:
         if naive:
             logger.warning("%s: %s have no time zone and are taken as UTC", path.name, ", ".join(naive))
         casts = [_cast_column(column, schema[column], kind, path) for column, kind in columns.items()]
-        frame = pl.scan_parquet(path).select(list(columns)).collect()
         try:
+            frame = pl.scan_parquet(path).select(list(columns)).collect()
             return frame.select(cast.alias(column) for column, cast in zip(columns, casts, strict=True))
         except pl.exceptions.InvalidOperationError as error:
             raise InputError(f"{path}: a column has values of the wrong type ({error})") from error
+        except (pl.exceptions.ComputeError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}); export it again") from error
 
     def _read_schema(self, table: str) -> dict[str, pl.DataType]:
         path = self.paths[table]

@@ -75,12 +75,22 @@ def describe_subjects(kept: pl.DataFrame) -> pl.DataFrame:
 
 
 def get_columns(table: str, config: TokenizeConfig) -> dict[str, Kind]:
-    """Return the columns of `patient` or `hospitalization` that this config needs, with their kind."""
+    """Return the columns of `patient` or `hospitalization` that this config needs, with their kind.
+
+    Raises:
+        InputError: an edge token needs a number where another use needs text, or the other way round.
+    """
     columns = dict(_STAY_COLUMNS if table == "hospitalization" else _PATIENT_COLUMNS)
     edges: Sequence[EdgeToken] = [*config.static_tokens, *config.discharge_tokens]
     for edge in edges:
         if edge.table == table and edge.column is not None:
-            columns.setdefault(edge.column, "number" if "{bin}" in edge.token else "category")
+            kind: Kind = "number" if "{bin}" in edge.token else "category"
+            found = columns.setdefault(edge.column, kind)
+            if found != kind:
+                raise InputError(
+                    f"token {edge.token!r} takes column {edge.column!r} of {table} as a {kind}, but it is a {found}; "
+                    "write {bin} for a number and {category} for text"
+                )
     return columns
 
 

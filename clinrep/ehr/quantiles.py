@@ -24,10 +24,10 @@ def learn_quantiles(train_values: pl.DataFrame, num_bins: int) -> pl.DataFrame:
     """
     probabilities = np.arange(1 / num_bins, 1, 1 / num_bins)[: num_bins - 1]
     finite = train_values.filter(pl.col("value").is_finite())
-    edges = [pl.col("value").quantile(p, "linear").alias(f"edge_{i}") for i, p in enumerate(probabilities)]
-    table = finite.group_by("category", "unit").agg(pl.len().cast(pl.UInt64).alias("train_count"), *edges)
-    names = [f"edge_{i}" for i in range(num_bins - 1)]
-    table = table.with_columns(edges=pl.concat_list(names)).select("category", "unit", "train_count", "edges")
+    groups = finite.group_by("category", "unit").agg(pl.len().cast(pl.UInt64).alias("train_count"), pl.col("value"))
+    # numpy itself: polars rounds its interpolation otherwise, and edges must not depend on the library.
+    edges = [np.quantile(values.to_numpy(), probabilities).tolist() for values in groups["value"]]
+    table = groups.drop("value").with_columns(pl.Series("edges", edges, dtype=pl.List(pl.Float64)))
     return table.sort("category", "unit", nulls_last=False)
 
 

@@ -89,6 +89,8 @@ def tokenize(source: Source, cohort: pl.DataFrame, split_table: pl.DataFrame, ev
     discharge = vocabulary.render_edges(cohort, quantiles, config.discharge_tokens, config)
     tokenizer = _prepare_tokenizer(events, cohort, static, discharge, quantiles, config)
     vocabulary.count_unknown(events, tokenizer.vocabulary, config, ledger)
+    for words, edges in ((static, config.static_tokens), (discharge, config.discharge_tokens)):
+        vocabulary.count_unknown_edges(words, edges, tokenizer.vocabulary, config, ledger)
     kept = cohorts.keep_complete_stays(cohort, config, ledger)
     events = timelines.sort_events(_encode_events(_keep_events(events, kept, source), tokenizer, config))
     rows = kept["stay"].to_numpy()

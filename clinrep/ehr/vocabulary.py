@@ -161,15 +161,9 @@ def learn_vocabulary(
     for name in discharge.columns:
         for word in sorted(discharge[name].unique()):
             kinds.setdefault(word, "discharge")
-    _check_pad(events, config)
     return pl.DataFrame({"token": list(kinds), "kind": list(kinds.values())}).select(
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("token_id"), "token", "kind", train_count=pl.lit(0, pl.UInt64)
     )
-
-
-def _check_pad(events: pl.DataFrame, config: TokenizeConfig) -> None:
-    if ((events["key"] == PAD_TOKEN) | (events["value_token"] == PAD_TOKEN).fill_null(False)).any():
-        raise InputError(f"a category is spelled {PAD_TOKEN!r}, the token that fills batches; give its source a prefix")
 
 
 def count_tokens(tokenizer: Tokenizer, train_ids: pl.Series) -> Tokenizer:
@@ -182,7 +176,13 @@ def count_tokens(tokenizer: Tokenizer, train_ids: pl.Series) -> Tokenizer:
 
 
 def encode(words: pl.Series, vocabulary: pl.DataFrame, unknown_token: str) -> pl.Series:
-    """Return token ids u32 of `words`; an unknown word gets the unknown token's id, null stays null."""
+    """Return token ids u32 of `words`; an unknown word gets the unknown token's id, null stays null.
+
+    Raises:
+        InputError: a word is PAD, or the vocabulary lacks the unknown token.
+    """
+    if (words == PAD_TOKEN).any():
+        raise InputError(f"a category is spelled {PAD_TOKEN!r}, the token that fills batches; give its token a prefix")
     ids = dict(zip(vocabulary["token"], vocabulary["token_id"], strict=True))
     if unknown_token not in ids:
         raise InputError(f"the vocabulary has no {unknown_token!r}; name its unknown_token in the config")
@@ -204,3 +204,16 @@ def count_unknown(events: pl.DataFrame, vocabulary: pl.DataFrame, config: Tokeni
     num_unknown = int(events.select((~pl.col("key").is_in(known)).sum()).item())
     if num_unknown:
         logger.warning("%d events have a category that train does not have: %s", num_unknown, config.unknown_token)
+
+
+def count_unknown_edges(
+    words: pl.DataFrame, edges: list[EdgeToken], vocabulary: pl.DataFrame, config: TokenizeConfig, ledger: Ledger
+) -> None:
+    """Record in the ledger, per token, the stays whose edge token (`words` of `render_edges`) is not in train."""
+    known = vocabulary["token"].implode()
+    for edge, word in zip(edges, words.columns, strict=True):
+        is_unknown = ~pl.col(word).is_in(known) | (pl.col(word) == config.unknown_token)
+        for token, count in words.filter(is_unknown)[word].value_counts().sort(word).iter_rows():
+            what = f"value of {edge.column}" if token == config.unknown_token else f"token {token}"
+            reason = f"{what} is not in train: kept as {config.unknown_token}"
+            ledger.add(edge.table or "", f"{edge.column}: unknown", count, count, reason)

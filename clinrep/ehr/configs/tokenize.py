@@ -94,8 +94,10 @@ class EdgeToken:
     """Column that fills the template; its bins are learned on the stays of train patients."""
 
     def __post_init__(self) -> None:
-        """Refuse a template that its column does not fill."""
+        """Refuse a template that its column does not fill, or fills twice."""
         _check_template("token", self.token, {"category", "bin"})
+        is_one = not ("{category}" in self.token and "{bin}" in self.token)
+        require(is_one, "token", self.token, "hold {category} or {bin}, not both", "make two tokens")
         is_filled = ("{" in self.token) == (self.column is not None) == (self.table is not None)
         require(is_filled, "token", self.token, "have a field exactly when table and column are given", "give both")
 
@@ -112,8 +114,9 @@ class WindowConfig:
     """Whether what happens exactly at index_time is seen."""
 
     def __post_init__(self) -> None:
-        """Refuse a window without length."""
-        require(self.length_hours > 0, "window.length_hours", self.length_hours, "be above 0", "use 24")
+        """Refuse a window without length or without end."""
+        is_fine = 0 < self.length_hours < float("inf")
+        require(is_fine, "window.length_hours", self.length_hours, "be above 0 and finite", "use 24")
 
 
 @dataclass(frozen=True, kw_only=True)
