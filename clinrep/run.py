@@ -101,6 +101,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         raise SystemExit(0)
     run = Run(stage, config, directory, state.inputs)
     made = _list_missing(directory) if run.is_main else []
+    was_empty = run.is_main and directory.is_dir() and not any(directory.iterdir())
     if run.is_main:
         _describe_run(run)
     handler = _log_to_file(directory, run.is_main)
@@ -114,6 +115,8 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         distributed.end_process_group()
     except InputError:
         _remove(made)
+        if was_empty:
+            _empty(directory)
         distributed.end_process_group(is_failing=True)
         raise
     except Exception:
@@ -165,6 +168,12 @@ def _remove(made: list[Path]) -> None:
     for parent in made[1:]:
         with contextlib.suppress(OSError):
             parent.rmdir()
+
+
+def _empty(directory: Path) -> None:
+    """Remove what this run wrote into a folder that was there, and empty, before."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(exist_ok=True)
 
 
 def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> bool:

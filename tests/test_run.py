@@ -133,6 +133,14 @@ def test_wrong_input_found_later_leaves_nothing(config, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_wrong_input_leaves_an_empty_directory_empty(config):
+    Path(config.output_dir).mkdir(parents=True)
+    with pytest.raises(InputError):
+        fail(config, InputError("a column is missing"))
+    assert list(Path(config.output_dir).iterdir()) == []
+    finish(config)
+
+
 def test_wrong_input_removes_nothing_that_another_run_made_meanwhile(config, tmp_path):
     def fail_beside_another_run() -> None:
         with open_run(STAGE, config):

@@ -43,7 +43,7 @@ def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
 def read_table_file(name: str, path: Path) -> pl.DataFrame:
     """Read one file of table `name` wherever it lies, for example a split made elsewhere."""
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; expected a {name} table as {TABLES[name].stage}.py writes")
+        raise ArtifactError(f"{path} is not a file; expected a {name} table as {TABLES[name].stage}.py writes")
     return _read_part(name, path)
 
 

@@ -107,6 +107,8 @@ def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
         table = tables.get(path.stem.lower()) if path.suffix == ".parquet" else None
         if table is None:
             ignored.append(path.name)
+        elif not path.is_file():
+            raise InputError(f"{path} is a folder; expected one Parquet file for table {table}: join its parts")
         elif table in paths:
             raise InputError(f"{directory} holds {paths[table].name} and {path.name} for table {table}; keep one")
         else:

@@ -262,3 +262,9 @@ def test_units_are_spelled_alike_but_never_merged():
 def test_rule_is_a_setting_of_the_stage(tmp_path: Path, rule: str, word: str):
     result = tokenize_tiny(tmp_path / "a", {"normalize": rule}, adt=[{"location_category": "L&D ", "in_dttm": at(1)}])
     assert result.events() == [f"ADT_{word}"]
+
+
+def test_a_folder_in_place_of_a_table_is_refused(tmp_path):
+    (tmp_path / "clif_labs.parquet").mkdir()
+    with pytest.raises(InputError, match=r"clif_labs\.parquet is a folder; expected one Parquet file"):
+        ClifTables(tmp_path)
