@@ -22,6 +22,7 @@ class Example(StageConfig):
 
     clif_dir: str
     num_workers: int = 0
+    splits_path: str | None = None
 
 
 @pytest.fixture
@@ -98,6 +99,13 @@ def test_inputs_may_move_but_not_change(config, tmp_path):
     (other / "a.parquet").write_text("other data")
     with pytest.raises(InputError, match="the content of clif_dir has changed"):
         finish(make(tmp_path, clif_dir=str(other)))
+
+
+def test_an_input_that_was_not_there_before_makes_another_run(config, tmp_path):
+    finish(config)
+    (tmp_path / "splits.parquet").write_text("a split")
+    with pytest.raises(InputError, match=r"splits_path was None, now .*splits\.parquet"):
+        finish(make(tmp_path, splits_path=str(tmp_path / "splits.parquet")))
 
 
 def test_files_of_somebody_else_are_refused_and_kept(config):

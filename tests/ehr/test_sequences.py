@@ -94,6 +94,16 @@ def test_a_stay_without_events_has_its_static_tokens(tmp_path):
     assert sequences.get(0).tolist() == list(range(3, 3 + NUM_STATIC))
 
 
+def test_static_tokens_are_kept_even_when_stamped_after_index_time(tmp_path):
+    """The manuscript's clock starts at the first event, which may be more than a day before admission."""
+    directory = write_one_stay(tmp_path, [-2000, -1], False)
+    outcomes = artifacts.read_table("outcomes", directory)
+    early = outcomes.with_columns(index_time=pl.lit(ADMISSION - timedelta(minutes=560)).cast(pl.Datetime("us")))
+    artifacts.write_table("outcomes", early, directory)
+    sequences = load_sequences(str(directory), 64)
+    assert sequences.get(0).tolist() == list(range(3, 3 + NUM_STATIC + 1))
+
+
 def test_truncation_keeps_static_tokens_and_the_most_recent_events(tmp_path):
     sequences = load_sequences(str(write_one_stay(tmp_path, [1, 2, 3, 4], False)), NUM_STATIC + 2)
     assert sequences.get(0).tolist() == [*range(3, 3 + NUM_STATIC), 3 + NUM_STATIC + 2, 3 + NUM_STATIC + 3]
