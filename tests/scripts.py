@@ -27,3 +27,13 @@ def run_script(stage: str, *flags: str, launcher: tuple[str, ...] = ()) -> subpr
     """Run a numbered script from the repository root and return what it printed."""
     command = [*(launcher or (sys.executable,)), f"{stage}.py", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def check_refused(stage: str, flags: list[str], words: str) -> None:
+    """Assert that a script ends with exit code 2 and one message that holds `words`, without a traceback."""
+    done = run_script(stage, *flags)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import yaml
 from clinrep import artifacts
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import TWO_RANKS, load_main, run_script
+from tests.scripts import TWO_RANKS, check_refused, load_main, run_script
 
 STAGE = "02_finetune"
 
@@ -107,10 +107,5 @@ def test_two_ranks_predict_what_one_rank_predicts(root):
     ],
 )
 def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):
-    done = run_script(STAGE, *flags(root, "bad", *more))
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if "error:" in line]
-    assert len(errors) == 1
-    assert words in errors[0]
-    assert "Traceback" not in done.stderr
+    check_refused(STAGE, flags(root, "bad", *more), words)
     assert not (root / "bad").exists()

@@ -20,6 +20,7 @@ from clinrep.ehr.blocks import PretrainingData, read_vocabulary
 from clinrep.ehr.configs.extract import ExtractConfig
 from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
+from clinrep.ehr.configs.sequences import SequenceConfig
 from clinrep.ehr.configs.tokenize import PAD_TOKEN
 from clinrep.sequences import IGNORED
 
@@ -169,7 +170,7 @@ def load_encoder(config: ExtractConfig) -> LlamaModel:
     return whole.model.to(distributed.choose_device()).eval()
 
 
-def _find_for_sequences(config: FinetuneConfig | ExtractConfig) -> Path:
+def _find_for_sequences(config: SequenceConfig) -> Path:
     """Return the folder of the model the settings name, checked against the timelines and max_length."""
     if config.backbone_dir is not None:
         directory = artifacts.find_model(Path(config.backbone_dir), "backbone", "01_pretrain")
