@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
         run.write("splits", splits)
         run.write("vocabulary", tokenized.tokenizer.vocabulary)
         run.write("quantiles", tokenized.tokenizer.quantiles)
+        run.clear("timelines")
         for split, part, rows in modality.iterate_parts(tokenized, config):
             run.write("timelines", rows, split, part)
         run.write("outcomes", tokenized.outcomes)

@@ -7,7 +7,7 @@ Writes  --output_dir      backbone/ (config.json, model.safetensors, vocabulary.
 Run     python 01_pretrain.py --config configs/ehr/demo/01_pretrain.yaml
         torchrun --nproc_per_node=8 01_pretrain.py --config configs/ehr/01_pretrain.yaml
 
-SIGUSR1 or SIGTERM saves a checkpoint, writes STOPPED and ends with exit code 75; the same command
+SIGUSR1, SIGTERM or Ctrl-C saves a checkpoint, writes STOPPED and ends with exit code 75; the same command
 continues. torchrun passes SIGUSR1 on only with --signals-to-handle (slurm/launch.sh).
 """
 
@@ -23,15 +23,16 @@ def main(argv: list[str]) -> None:
     """Run stage 01 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with open_run(STAGE, config) as run:
-        from clinrep.training import mean_token_loss, save_model, train  # after the settings: torch loads slowly
+        from clinrep.training import StopSignal, mean_token_loss, save_model, train  # late: torch loads slowly
 
-        data = modality.load_blocks(config)
-        model = modality.build_language_model(config, data)
-        validate = partial(mean_token_loss, dataset=data.val, batch_size=config.training.batch_size)
-        model = train(model, data.train, data.train.make_filler(), validate, config.training, run)
-        if not run.is_stopped:
-            save_model(model, run, "backbone", data.companions)
-            run.rows |= data.count_rows()
+        with StopSignal() as stop:
+            data = modality.load_blocks(config)
+            model = modality.build_language_model(config, data)
+            validate = partial(mean_token_loss, dataset=data.val, batch_size=config.training.batch_size)
+            model = train(model, data.train, data.train.make_filler(), validate, config.training, run, stop)
+            if not run.is_stopped:
+                save_model(model, run, "backbone", data.companions)
+                run.rows |= data.count_rows()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Writes  --output_dir      classifier/, predictions.parquet (every labelled stay 
                           checkpoints/, metrics.jsonl
 Run     python 02_finetune.py --config configs/ehr/demo/02_finetune.yaml --outcome in_hospital_death
 
-One outcome a run. SIGUSR1 or SIGTERM saves, writes STOPPED and ends with exit code 75; the same
+One outcome a run. SIGUSR1, SIGTERM or Ctrl-C saves, writes STOPPED and ends with exit code 75; the same
 command continues.
 """
 
@@ -20,31 +20,31 @@ def main(argv: list[str]) -> None:
     """Run stage 02 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with open_run(STAGE, config) as run:
-        from clinrep import classification as classes  # after the settings: torch loads slowly
-        from clinrep.sequences import LabelledItems
-        from clinrep.training import save_model, train
+        from clinrep import classification as classes  # late: torch loads slowly
+        from clinrep.training import StopSignal, save_model, train
 
-        sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome)
-        classes.check_classes(sequences, config.outcome, config.metric_for_best)
-        classifier = modality.load_classifier(config)
-        items = LabelledItems(sequences.select("train"))
-        classifier = train(
-            classifier,
-            items,
-            items.make_filler(),
-            classes.ClassifierValidation(sequences.select("val"), config.prediction_batch_size),
-            config.training,
-            run,
-            metric_for_best=f"eval_{config.metric_for_best}",
-            greater_is_better=config.metric_for_best != "loss",
-            collate=classes.LeftPaddedCollator(sequences.pad_token_id),
-        )
-        if run.is_stopped:
-            return
-        predictions = classes.make_predictions(classifier, sequences, config.outcome, config.prediction_batch_size)
-        if run.is_main:
-            save_model(classifier, run, "classifier", [sequences.vocabulary_path])
-            run.write("predictions", predictions)
+        with StopSignal() as stop:
+            sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome)
+            classes.check_classes(sequences, config.outcome, config.metric_for_best)
+            task = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
+            classifier = train(
+                modality.load_classifier(config),
+                task.train_items,
+                task.train_items.make_filler(),
+                task.validate,
+                config.training,
+                run,
+                stop,
+                metric_for_best=f"eval_{config.metric_for_best}",
+                greater_is_better=config.metric_for_best != "loss",
+                collate=task.collate,
+            )
+            if run.is_stopped:
+                return
+            predictions = task.predict(classifier, config.outcome)
+            if run.is_main:
+                save_model(classifier, run, "classifier", sequences.companions)
+                run.write("predictions", predictions)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ def main(argv: list[str]) -> None:
         extractor = reps.Extractor(
             encoder, config.layers, config.poolings, config.batch_tokens, config.precision, progress
         )
-        reps.clear_parts(run.directory)
+        if run.is_main:
+            run.write("token_embeddings", reps.read_token_embeddings(encoder, sequences.vocabulary_path))
+        run.clear("representations")
         for split in SPLITS:
             chosen = sequences.select(split)
             for part, rows in reps.share_parts(len(chosen), config.subjects_per_part):
                 run.write("representations", extractor.extract(chosen.take(rows)), split, part)
             run.rows[f"representations/{split}"] = len(chosen) * extractor.num_vectors
-        if run.is_main:
-            run.write("token_embeddings", reps.read_token_embeddings(encoder, sequences.vocabulary_path))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ B sequences, L positions, N sequences in all.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,9 @@ import torch
 from clinrep import distributed
 from clinrep.analysis.metrics import compute_auprc, compute_auroc, rank
 from clinrep.config import InputError
-from clinrep.sequences import Item, Sequences, iterate_batches, pad_left
+from clinrep.sequences import Item, LabelledItems, Sequences, iterate_batches, pad_left
+
+Precision = Literal["fp32", "bf16"]
 
 
 class LeftPaddedCollator:
@@ -38,14 +41,18 @@ def check_classes(sequences: Sequences, outcome: str, metric_for_best: str) -> N
         ("val", f"{metric_for_best} is undefined then: use --metric_for_best loss"),
     ):
         labels = sequences.select(split).labels
+        if len(labels) == 0:
+            raise InputError(f"outcome {outcome}: the {split} split has no labelled stay; give 00 other fractions")
         needs_both = split == "train" or metric_for_best != "loss"
-        if len(labels) == 0 or (needs_both and labels.all() | ~labels.any()):
+        if needs_both and labels.all() | ~labels.any():
             counts = f"{int(labels.sum())} of {len(labels)} stays with the event"
             raise InputError(f"outcome {outcome}: the {split} split has {counts}; {remedy}")
 
 
 @torch.no_grad()
-def predict_probabilities(model: torch.nn.Module, sequences: Sequences, batch_size: int) -> np.ndarray:
+def predict_probabilities(
+    model: torch.nn.Module, sequences: Sequences, batch_size: int, precision: Precision = "fp32"
+) -> np.ndarray:
     """Return the probability of class 1, f64 (N,), in the order of `sequences`, on every rank.
 
     Sequences are batched by length; each rank does its share, and the shares are added up.
@@ -57,7 +64,9 @@ def predict_probabilities(model: torch.nn.Module, sequences: Sequences, batch_si
     for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024, batch_size=batch_size):
         chosen = mine[rows]
         batch = pad_left([sequences.get(row) for row in chosen], sequences.pad_token_id)
-        logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False).logits
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(**batch, use_cache=False).logits
         probabilities[torch.from_numpy(chosen).to(device)] = logits.double().softmax(-1)[:, 1]
     return distributed.sum_over_ranks(probabilities).cpu().numpy()
 
@@ -77,22 +86,24 @@ def score_validation(labels: np.ndarray, probabilities: np.ndarray) -> dict[str,
     return scores
 
 
-class ClassifierValidation:
-    """Validates a classifier on the val split; what the training loop calls."""
+class Classification:
+    """One outcome's sequences as the training loop and the predictions need them."""
 
-    def __init__(self, sequences: Sequences, batch_size: int) -> None:
-        """Keep the val sequences, with labels, and how many to predict at once."""
-        self._sequences, self._batch_size = sequences, batch_size
+    def __init__(self, sequences: Sequences, batch_size: int, precision: Precision) -> None:
+        """Keep labelled sequences of every split, and how many to predict at once in which compute type."""
+        self._sequences, self._batch_size, self._precision = sequences, batch_size, precision
+        self._val = sequences.select("val")
+        self.train_items = LabelledItems(sequences.select("train"))
+        self.collate = LeftPaddedCollator(sequences.pad_token_id)
 
-    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
-        """Return the metrics of `score_validation`, the same on every rank."""
-        probabilities = predict_probabilities(model, self._sequences, self._batch_size)
-        return score_validation(self._sequences.labels, probabilities)
+    def validate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Return the metrics of `score_validation` on val, the same on every rank."""
+        probabilities = predict_probabilities(model, self._val, self._batch_size, self._precision)
+        return score_validation(self._val.labels, probabilities)
 
-
-def make_predictions(model: torch.nn.Module, sequences: Sequences, outcome: str, batch_size: int) -> pl.DataFrame:
-    """Return table `predictions`: every labelled stay of every split, with its id."""
-    probabilities = predict_probabilities(model, sequences, batch_size)
-    return sequences.subjects.select("subject_id", "split", "label").with_columns(
-        outcome=pl.lit(outcome), probability=pl.Series(probabilities, dtype=pl.Float32)
-    )
+    def predict(self, model: torch.nn.Module, outcome: str) -> pl.DataFrame:
+        """Return table `predictions`: every labelled stay of every split, with its id."""
+        probabilities = predict_probabilities(model, self._sequences, self._batch_size, self._precision)
+        return self._sequences.subjects.select("subject_id", "split", "label").with_columns(
+            outcome=pl.lit(outcome), probability=pl.Series(probabilities, dtype=pl.Float32)
+        )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -67,7 +69,11 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         SystemExit: after `--help` or `--print_config`.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog=prog, description=story, allow_abbrev=False, exit_on_error=False)
+    for path in _flag_values(argv, "config"):
+        _check_file(path)
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=story, allow_abbrev=False, exit_on_error=False, formatter_class=_HelpFormatter
+    )
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
     parser.add_class_arguments(config_class)
     try:
@@ -76,7 +82,77 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         values.pop("config", None)
         return config_class(**values)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(_reword(" ".join(str(error).split()), config_class)) from error
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a script's docstring."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Reads YAML, refusing a key that stands twice: the last would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise yaml.constructor.ConstructorError(
+                problem=f"twice: {', '.join(repeated)}", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _check_file(path: str) -> None:
+    """Refuse a settings file that is missing or not a mapping, naming it, which jsonargparse does not."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise InputError(
+            f"--config {path} does not exist or cannot be read ({error.strerror}); check the path"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it is not text"
+        raise InputError(f"--config {path} is not valid YAML{where}: {what}") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"--config {path} holds {found}; expected lines of 'key: value', as in configs/")
+
+
+_WORDINGS = (
+    (r"Expected an? <class 'int'>", "Expected a whole number"),
+    (r"Expected an? <class 'float'>", "Expected a number"),
+    (r"Expected an? <class 'str'>", "Expected text"),
+    (r"Expected an? <class 'bool'>", "Expected true or false"),
+    (r"Expected an? <class 'dict'>", "Expected one value a name: --KEY.NAME VALUE"),
+    (r"Expected an? typing\.Literal\[(.*?)\]", r"Expected one of \1"),
+    (r"Problem with given class_path '[\w.]*?(\w+)':", r"in an entry (\1):"),
+)
+
+
+def _reword(message: str, config_class: type[Any]) -> str:
+    """Return jsonargparse's message in words of this project, with the setting that was probably meant."""
+    for pattern, words in _WORDINGS:
+        message = re.sub(pattern, words, message)
+    unknown = re.search(r"(?:Option|option) '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
+    if unknown:
+        name = unknown.group(1) or unknown.group(2)
+        close = difflib.get_close_matches(name, _list_keys(config_class), n=1)
+        message += f"; did you mean {close[0]!r}?" if close else "; --help lists all settings (another stage's file?)"
+    return message
+
+
+def _list_keys(config_class: Any) -> list[str]:
+    """Return the names of all settings, with and without their groups."""
+    keys = []
+    for name, hint in get_type_hints(config_class).items():
+        keys.append(name)
+        for part in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                nested = _list_keys(part)
+                keys += [*nested, *(f"{name}.{key}" for key in nested)]
+    return keys
 
 
 def scan_setting(argv: Sequence[str], name: str, default: str) -> str:

@@ -140,11 +140,3 @@ def read_token_embeddings(encoder: torch.nn.Module, vocabulary_path: Path) -> pl
     weight = encoder.get_input_embeddings().weight.detach().float().cpu().numpy()  # type: ignore[operator]
     embedding = pl.Series("embedding", weight[: vocabulary.height], dtype=pl.Array(pl.Float32, weight.shape[1]))
     return vocabulary.select("token_id", "token", "kind").with_columns(embedding)
-
-
-def clear_parts(directory: Path) -> None:
-    """Remove the parts of a run that was cut off, which may have had another number of ranks."""
-    if distributed.get_rank() == 0:
-        for path in directory.glob("representations/*/part-*.parquet"):
-            path.unlink()
-    distributed.wait_for_all()

@@ -29,7 +29,12 @@ class Sequences:
     """i64 (N + 1,): sequence i is tokens[offsets[i]:offsets[i + 1]]."""
     pad_token_id: int
     vocabulary_path: Path
-    """vocabulary.parquet of the tokens."""
+    """vocabulary.parquet of the tokens, beside its quantiles.parquet."""
+
+    @property
+    def companions(self) -> list[Path]:
+        """Files that must lie beside a model of these sequences: the tokenizer they are written in."""
+        return [self.vocabulary_path, self.vocabulary_path.with_name("quantiles.parquet")]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

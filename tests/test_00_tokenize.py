@@ -439,7 +439,8 @@ REFUSALS: list[tuple[Callable[[Path], None], str, str]] = [
 
 
 def make_refused_run(tmp_path: Path, damage: Callable[[Path], None]) -> tuple[Path, Path]:
-    clif = write_tiny_clif(tmp_path / "clif", hospitalization=make_stays(10), labs=[{}], vitals=[{}])
+    rows = [{"hospitalization_id": "H00"}]
+    clif = write_tiny_clif(tmp_path / "clif", hospitalization=make_stays(10), labs=rows, vitals=rows)
     damage(clif)
     return write_config(tmp_path / "config.yaml", clif_dir=str(clif)), tmp_path / "runs" / "x" / "out"
 

@@ -71,7 +71,9 @@ class Job:
         # one thread a process: two cores, and sums in the same order every time
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log_path.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
 
     def wait(self) -> int:
         try:
@@ -79,15 +81,18 @@ class Job:
         finally:
             self.process.kill()
 
-    def stop_after(self, step: int, which: signal.Signals) -> int:
-        """Send a signal once `step` is done, and return the exit code."""
+    def stop_after(self, step: int, which: signal.Signals, is_for_all: bool = False) -> int:
+        """Send a signal once `step` is done, to the process or to its children too, and return the exit code."""
         metrics = self.directory / "metrics.jsonl"
         deadline = time.monotonic() + 100
         while not (metrics.is_file() and f'"step": {step},' in metrics.read_text()):
             assert self.process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline, self.log_path.read_text()
             time.sleep(0.02)
-        self.process.send_signal(which)
+        if is_for_all:
+            os.killpg(self.process.pid, which)
+        else:
+            self.process.send_signal(which)
         return self.wait()
 
 
@@ -115,7 +120,12 @@ def test_a_run_learns_and_leaves_a_backbone(workshop: Path, alone: Path) -> None
     assert {step for step, name in metrics if name == "eval_loss"} == {25, 50, 60}
     assert metrics[60, "eval_loss"] < metrics[25, "eval_loss"] < metrics[1, "loss"] - 0.5
     folder = alone / "backbone"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "vocabulary.parquet"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "vocabulary.parquet",
+        "quantiles.parquet",
+    }
     assert {str(tensor.dtype) for tensor in load_file(folder / "model.safetensors").values()} == {"torch.float32"}
     assert pl.read_parquet(folder / "vocabulary.parquet").equals(pl.read_parquet(workshop / "00/vocabulary.parquet"))
     rows = json.loads((alone / "DONE").read_text())["rows"]
@@ -155,6 +165,16 @@ def test_sigterm_stops_one_process_with_75_and_the_same_command_continues(worksh
     assert (job.directory / "metrics.jsonl").read_text() == (alone / "metrics.jsonl").read_text()
     weights = [(path / "backbone" / "model.safetensors").read_bytes() for path in (alone, job.directory)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_every_process_does_not_kill_the_loader_before_the_run_is_saved(workshop: Path, alone: Path) -> None:
+    """Slurm and torchrun signal whole groups; a worker of a DataLoader dies of SIGTERM by default."""
+    job = start(workshop, "workers", None, "--training.num_workers", "2")
+    assert job.stop_after(5, signal.SIGTERM, is_for_all=True) == 75, job.log_path.read_text()
+    assert json.loads((job.directory / "STOPPED").read_text())["signal"] == "SIGTERM"
+    finish(start(workshop, "workers", None, "--training.num_workers", "2"))
+    assert (job.directory / "metrics.jsonl").read_text() == (alone / "metrics.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,12 @@ def test_right_padding_by_hand():
 def test_predictions_stand_beside_their_ids_whatever_the_batches(model, labelled):
     expected = torch.from_numpy(predict_alone(model, labelled)).double().softmax(-1)[:, 1].numpy()
     for batch_size in (1, 7, 100):
-        table = classification.make_predictions(model, labelled, "imv_event", batch_size)
+        table = classification.Classification(labelled, batch_size, "fp32").predict(model, "imv_event")
         assert table["subject_id"].to_list() == labelled.subjects["subject_id"].to_list()
         assert np.abs(table["probability"].to_numpy() - expected).max() < 1e-5
     assert set(table["split"]) == {"train", "val", "test"}
     shuffled = labelled.take(np.random.default_rng(0).permutation(len(labelled)))
-    again = classification.make_predictions(model, shuffled, "imv_event", 7).sort("subject_id")
+    again = classification.Classification(shuffled, 7, "fp32").predict(model, "imv_event").sort("subject_id")
     assert np.abs(again["probability"].to_numpy() - table.sort("subject_id")["probability"].to_numpy()).max() < 1e-5
 
 
@@ -134,7 +135,7 @@ def test_batches_cover_every_sequence_once_within_the_limits():
         ([0, 0], [0, 1], "loss", "the train split has 0 of 2 stays with the event; no classifier can learn"),
         ([1, 1], [0, 1], "loss", "the train split has 2 of 2"),
         ([0, 1], [0, 0], "auroc", "the val split has 0 of 2 stays with the event; auroc is undefined"),
-        ([0, 1], [], "loss", "the val split has 0 of 0"),
+        ([0, 1], [], "loss", "the val split has no labelled stay"),
     ],
 )
 def test_classes_nothing_can_be_learned_from_are_refused(labelled, train, val, metric, message):
@@ -160,8 +161,31 @@ def test_a_backbone_of_another_vocabulary_is_refused(dirs, tmp_path):
     vocabulary = artifacts.read_table("vocabulary", other)
     renamed = vocabulary.with_columns(token=pl.col("token").str.replace("LAB_lactate", "LAB_lactat"))
     artifacts.write_table("vocabulary", renamed, other)
-    with pytest.raises(InputError, match="has another vocabulary"):
+    with pytest.raises(InputError, match=r"vocabulary\.parquet of the model .* differs"):
         load_classifier(make_config((other, dirs[1])))
+
+
+def test_a_backbone_of_other_bins_is_refused(dirs, tmp_path):
+    """The same words with other edges would mean other values."""
+    other = write_fake_tokenizer_run(tmp_path / "00", num_subjects=10)
+    quantiles = artifacts.read_table("quantiles", other)
+    artifacts.write_table("quantiles", quantiles.with_columns(pl.col("edges").list.eval(pl.element() + 1)), other)
+    with pytest.raises(InputError, match=r"quantiles\.parquet of the model .* differs"):
+        load_classifier(make_config((other, dirs[1])))
+
+
+def test_test_patients_the_backbone_trained_on_are_named(dirs, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_classifier(make_config(dirs))
+    assert "test patients" not in caplog.text
+    other = write_fake_tokenizer_run(tmp_path / "00", num_subjects=30, seed=1)
+    splits = artifacts.read_table("splits", other)
+    moved = pl.when(pl.col("patient_id").is_in(["P0000", "P0001"])).then(pl.lit("test")).otherwise("split")
+    artifacts.write_table("splits", splits.with_columns(split=moved), other)
+    artifacts.write_done(other, "00_tokenize", {}, {})
+    with caplog.at_level(logging.WARNING):
+        load_classifier(make_config((other, dirs[1])))
+    assert "2 of 8 test patients" in caplog.text
 
 
 def test_more_tokens_than_positions_are_refused(dirs):

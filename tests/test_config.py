@@ -61,8 +61,9 @@ def test_saved_config_reads_back_equal(tmp_path):
     [
         (["--output_dir", "a", "--sed", "1"], ["--sed"]),
         (["--output_dir", "a", "--group.rat", "1"], ["group.rat"]),
-        (["--output_dir", "a", "--seed", "one"], ["seed", "int", "one"]),
-        (["--output_dir", "a", "--log_level", "LOUD"], ["log_level", "LOUD", "INFO"]),
+        (["--output_dir", "a", "--group.rat", "1"], ["did you mean 'group.rate'"]),
+        (["--output_dir", "a", "--seed", "one"], ["seed", "Expected a whole number", "one"]),
+        (["--output_dir", "a", "--log_level", "LOUD"], ["log_level", "LOUD", "Expected one of 'DEBUG', 'INFO'"]),
         (["--output_dir", "a", "--group.rate", "0"], ["rate", "0.0", "be above 0", "try 0.5"]),
         (["--output_dir", "a", "--seed", "-1"], ["seed", "-1", "use 42"]),
         (["--seed", "1"], ["output_dir", "required"]),
@@ -82,6 +83,25 @@ def test_an_unknown_key_of_a_file_is_refused(tmp_path):
     path = write(tmp_path / "a.yaml", output_dir="a", grupo={"rate": 1})
     with pytest.raises(InputError, match="grupo"):
         parse("--config", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds nothing; expected lines of 'key: value'"),
+        ("- a\n- b\n", "holds a list"),
+        ("seed: 1\nwords: [a\n", "is not valid YAML in line"),
+        ("seed: 1\nseed: 2\n", "is not valid YAML in line 1: twice: seed"),
+        ("group: {rate: 1, rate: 2}\n", "twice: rate"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, words):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse("--config", str(path), "--output_dir", "a")
+    assert f"--config {path}" in str(caught.value)
+    assert words in str(caught.value)
 
 
 def test_help_shows_field_docstrings(capsys):

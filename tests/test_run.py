@@ -168,6 +168,45 @@ def test_wrong_input_never_removes_a_directory_that_was_there(config):
     assert (Path(config.output_dir) / "config.yaml").is_file()
 
 
+def test_wrong_input_never_removes_a_checkpoint(config):
+    def fail_after_saving() -> None:
+        with open_run(STAGE, config) as run:
+            (run.directory / "checkpoints" / "checkpoint-9000").mkdir(parents=True)
+            raise InputError("found late")
+
+    with pytest.raises(InputError):
+        fail_after_saving()
+    assert (Path(config.output_dir) / "checkpoints" / "checkpoint-9000").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot be written"):
+        finish(make(tmp_path, output_dir=str(tmp_path / "file" / "x")))
+
+
+def test_wrong_input_empties_a_linked_folder_but_keeps_the_link(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    with pytest.raises(InputError):
+        fail(make(tmp_path, output_dir=str(tmp_path / "link")), InputError("a column is missing"))
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_another_commit_is_said_and_earlier_sessions_are_kept(config, caplog):
+    with pytest.raises(RuntimeError):
+        fail(config, RuntimeError("crash"))
+    path = Path(config.output_dir) / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "abc", "host": "node7"}))
+    with caplog.at_level(logging.WARNING):
+        finish(config)
+    assert "was made by commit abc" in caplog.text
+    provenance = json.loads(path.read_text())
+    assert provenance["commit"] != "abc"
+    assert [(session["commit"], session["host"]) for session in provenance["resumed"]] == [("abc", "node7")]
+
+
 def test_a_crash_keeps_the_log_and_writes_no_done(config):
     with pytest.raises(RuntimeError):
         fail(config, RuntimeError("out of luck"))

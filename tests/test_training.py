@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from clinrep.config import InputError, StageConfig
 from clinrep.run import Run
-from clinrep.training import mean_token_loss, save_model, train
+from clinrep.training import StopSignal, mean_token_loss, save_model, train
 from clinrep.training_config import TrainingConfig
 
 VOCABULARY, LENGTH = 11, 6
@@ -69,7 +69,8 @@ def run_training(
     run = make_run(directory)
     if evaluate is None:
         evaluate = partial(mean_token_loss, dataset=Rows(7, seed=5), batch_size=3)
-    return train(model or make_model(), rows, FILLER, evaluate, config, run, **named), run
+    with StopSignal() as stop:
+        return train(model or make_model(), rows, FILLER, evaluate, config, run, stop, **named), run
 
 
 def read_metrics(directory: Path, name: str) -> dict[int, float]:

@@ -18,7 +18,7 @@ from clinrep.training.stop_signal import StopSignal
 def test_a_rank_stops_when_another_got_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     with StopSignal() as stop:
         assert not stop.agree()
-        monkeypatch.setattr("clinrep.distributed.sum_over_ranks", lambda values: values + torch.tensor([0, 1]))
+        monkeypatch.setattr("clinrep.distributed.sum_over_ranks", lambda values: values + torch.tensor([0, 1, 0]))
         assert stop.agree()
     assert stop.name == "SIGTERM"
 

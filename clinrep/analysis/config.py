@@ -65,6 +65,8 @@ class AnalyzeConfig(StageConfig):
         """Refuse sites that do not match and numbers that make no statistic."""
         super().__post_init__()
         self._check_sites()
+        if self.train_site is None:  # named in the saved config: the order of sites is not compared
+            object.__setattr__(self, "train_site", next(iter(self.timelines_dir)))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             require(value >= least, name, value, f"be {least} or more", f"use {least}")
@@ -106,7 +108,8 @@ class AnalyzeConfig(StageConfig):
     @property
     def fitted_site(self) -> str:
         """The site whose train split the probes are fitted on."""
-        return self.train_site or next(iter(self.timelines_dir))
+        assert self.train_site is not None
+        return self.train_site
 
 
 _LEAST = {

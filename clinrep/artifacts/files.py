@@ -42,7 +42,7 @@ def write_done(directory: Path, stage: str, rows: dict[str, int], inputs: dict[s
     outputs = {
         str(path.relative_to(directory)): fingerprint_file(path)
         for path in sorted(directory.rglob("*"))
-        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in path.parts
+        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in path.relative_to(directory).parts
     }
     content = {"stage": stage, "rows": rows, "inputs": inputs, "outputs": outputs}
     write_text(directory / "DONE", json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -77,7 +77,7 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
         run = directory
     if run is not None:
         read_done(run, stage)
-    for name in ("config.json", "model.safetensors", "vocabulary.parquet"):
+    for name in ("config.json", "model.safetensors", "vocabulary.parquet", "quantiles.parquet"):
         if not (model / name).is_file():
             raise ArtifactError(f"{model / name} does not exist; {stage}.py writes it into {folder}/")
     return model

@@ -14,12 +14,13 @@ from clinrep.config import lookup
 def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = "", part: int = 0) -> Path:
     """Check `frame` against the schema of table `name` and write it under `directory`.
 
-    Columns are put in the schema's order.
+    Columns are put in the schema's order. A frame that breaks the schema is our mistake, not the user's.
     """
     table = lookup(TABLES, name, "table")
     path = directory / table.path.format(split=split, part=part)
     frame = frame.select([column for column in table.columns if column in frame.columns])
-    _check_columns(name, frame, path)
+    problem = _find_problem(name, frame, path)
+    assert not problem, problem
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd")
     return path
@@ -53,24 +54,23 @@ def _read_part(name: str, path: Path) -> pl.DataFrame:
     except (pl.exceptions.ComputeError, OSError) as error:
         stage = TABLES[name].stage
         raise ArtifactError(f"{path} is not a readable Parquet file ({error}); run {stage}.py again") from error
-    _check_columns(name, frame, path)
+    problem = _find_problem(name, frame, path)
+    if problem:
+        raise ArtifactError(f"{problem}; {TABLES[name].stage}.py writes it: run it again")
     return frame.select(list(TABLES[name].columns))
 
 
-def _check_columns(name: str, frame: pl.DataFrame, path: Path) -> None:
-    table = TABLES[name]
-    for column, expected in table.columns.items():
+def _find_problem(name: str, frame: pl.DataFrame, path: Path) -> str:
+    """Return how `frame` breaks the schema of table `name`, '' where it does not."""
+    for column, expected in TABLES[name].columns.items():
         found = frame.schema.get(column)
         if not _is_type(found, expected.type):
-            raise ArtifactError(
-                f"{path}: column {column!r} of table {name} should be {expected.type}, found "
-                f"{'no such column' if found is None else found}; {table.stage}.py writes it: run it again"
-            )
+            what = "no such column" if found is None else str(found)
+            return f"{path}: column {column!r} of table {name} should be {expected.type}, found {what}"
         if not expected.is_nullable and frame[column].null_count():
-            raise ArtifactError(
-                f"{path}: column {column!r} of table {name} must not be null, found "
-                f"{frame[column].null_count()} nulls; {table.stage}.py writes it: run it again"
-            )
+            nulls = frame[column].null_count()
+            return f"{path}: column {column!r} of table {name} must not be null, found {nulls} nulls"
+    return ""
 
 
 def _is_type(found: pl.DataType | None, expected: str) -> bool:

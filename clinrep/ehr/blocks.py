@@ -95,7 +95,7 @@ class PretrainingData:
     @property
     def companions(self) -> list[Path]:
         """Files that must lie beside the saved weights."""
-        return [self.vocabulary_path]
+        return [self.vocabulary_path, self.vocabulary_path.with_name("quantiles.parquet")]
 
     def count_rows(self) -> dict[str, int]:
         """Return the counts that DONE records."""
@@ -166,6 +166,8 @@ def _pack_split(directory: Path, split: str, vocabulary: pl.DataFrame, block_siz
     order = np.random.default_rng(seed).permutation(timelines.height)
     shuffled = timelines["token_ids"].gather(order)
     lengths = shuffled.list.len().to_numpy().astype(np.int64)
+    if lengths.max() < 2:
+        raise InputError(f"{directory}: every timeline of the {split} split is one token long: nothing to predict")
     tokens = shuffled.explode().to_numpy()
     pad_token_id = find_pad_id(vocabulary, directory)
     _check_tokens(tokens, vocabulary.height, pad_token_id, f"{directory}, split {split}")

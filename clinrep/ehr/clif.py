@@ -58,7 +58,11 @@ class ClifTables:
         """Raise an InputError when the table is missing."""
         if not self.has(table):
             names = " or ".join(f"{stem}.parquet" for stem in TABLE_FILES[table])
-            raise InputError(f"{self.directory} lacks {names}, which {why}; found {', '.join(sorted(self.paths))}")
+            alike = [name for name in self.ignored if table.rstrip("s") in name]
+            hint = f"; is it {' or '.join(alike)}? name it so, as Parquet" if alike else ""
+            raise InputError(
+                f"{self.directory} lacks {names}, which {why}; found {', '.join(sorted(self.paths))}{hint}"
+            )
 
     def check_columns(self, table: str, columns: Mapping[str, Kind]) -> None:
         """Raise an InputError when a column is missing or of the wrong type; reads the footer only."""

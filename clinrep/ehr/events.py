@@ -82,6 +82,13 @@ def _read_rows(
     frame = tables.read(source.table, get_source_columns(source))
     ids = cohort.select("stay", hospitalization_id="subject_id")
     rows = frame.join(ids, on="hospitalization_id", how="inner", maintain_order="left")
+    if frame.height and rows.is_empty():
+        message = (
+            f"{tables.paths[source.table]}: none of its {frame.height} rows has the hospitalization_id of an adult stay"
+        )
+        if source.required:
+            raise InputError(f"{message}; ids of another site, or spelled otherwise? correct the export")
+        logger.warning("%s: source %s gives no events", message, source.name)
     if is_first:
         ledger.add(source.table, "read", frame.height, frame.height, f"rows of {tables.paths[source.table].name}")
         ledger.add(source.table, "adult stay", frame.height, rows.height, "hospitalization_id is not of an adult stay")

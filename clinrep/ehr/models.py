@@ -10,13 +10,15 @@ import polars as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
 import transformers
+from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from clinrep import artifacts, distributed
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
-from clinrep.ehr.blocks import PretrainingData, read_vocabulary
+from clinrep.ehr.blocks import PretrainingData
+from clinrep.ehr.compatibility import check_model_fits
 from clinrep.ehr.configs.extract import ExtractConfig
 from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
@@ -85,26 +87,21 @@ def load_language_model(directory: Path) -> LlamaForCausalLM:
     return _load(LlamaForCausalLM, directory)
 
 
-def check_same_vocabulary(directory: Path, vocabulary: pl.DataFrame, timelines_dir: str) -> None:
-    """Refuse timelines that do not speak the vocabulary of the model in `directory`."""
-    known = artifacts.read_table_file("vocabulary", directory / "vocabulary.parquet")
-    columns = ["token_id", "token"]
-    if not known.select(columns).equals(vocabulary.select(columns)):
-        raise InputError(
-            f"the model in {directory} has another vocabulary ({known.height} tokens) than --timelines_dir "
-            f"{timelines_dir} ({vocabulary.height} tokens); tokenize with its tokenizer: --tokenizer_dir"
-        )
-
-
 def _load(model_class: type[ModelT], directory: Path, new_weights: frozenset[str] = frozenset()) -> ModelT:
     """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
-    model, report = model_class.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    try:
+        model, report = model_class.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ArtifactError(
+            f"the model in {directory} cannot be read ({first_line}); copy or train it again"
+        ) from error
     missing = set(report["missing_keys"]) - new_weights
     if missing:
         raise ArtifactError(f"{directory / 'model.safetensors'} lacks {', '.join(sorted(missing))}")
@@ -112,9 +109,9 @@ def _load(model_class: type[ModelT], directory: Path, new_weights: frozenset[str
 
 
 def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:
-    """Return the backbone of another run, refused unless it speaks the same vocabulary."""
+    """Return the backbone of another run, refused unless it has the same tokenizer."""
     directory = artifacts.find_model(Path(str(config.backbone_dir)), "backbone", "01_pretrain")
-    check_same_vocabulary(directory, data.vocabulary, config.timelines_dir)
+    check_model_fits(directory, Path(config.timelines_dir))
     model = load_language_model(directory)
     longest = model.config.max_position_embeddings
     if config.block_size > longest:
@@ -153,7 +150,7 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
     """Return the fp32 classifier to train: a backbone with a new seeded head, or another run's classifier.
 
     Raises:
-        InputError: it has another vocabulary than the timelines, or fewer positions than max_length.
+        InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
     directory = _find_for_sequences(config)
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
@@ -164,7 +161,7 @@ def load_encoder(config: ExtractConfig) -> LlamaModel:
     """Return the fp32 transformer of a backbone or of a classifier, without head, on this rank's device.
 
     Raises:
-        InputError: it has another vocabulary than the timelines, or fewer positions than max_length.
+        InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
     whole = _load(LlamaForCausalLM if config.backbone_dir else LlamaClassifier, _find_for_sequences(config))
     return whole.model.to(distributed.choose_device()).eval()
@@ -176,7 +173,7 @@ def _find_for_sequences(config: SequenceConfig) -> Path:
         directory = artifacts.find_model(Path(config.backbone_dir), "backbone", "01_pretrain")
     else:
         directory = artifacts.find_model(Path(str(config.classifier_dir)), "classifier", "02_finetune")
-    check_same_vocabulary(directory, read_vocabulary(Path(config.timelines_dir)), config.timelines_dir)
+    check_model_fits(directory, Path(config.timelines_dir))
     longest = LlamaConfig.from_pretrained(directory).max_position_embeddings
     if config.max_length > longest:
         raise InputError(f"max_length is {config.max_length} but {directory} accepts at most {longest}; lower it")

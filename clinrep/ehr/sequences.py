@@ -36,11 +36,13 @@ def load_sequences(timelines_dir: str, max_length: int, outcome: str | None = No
     timelines = read_table("timelines", directory).join(stays, on="subject_id", how="inner").sort("subject_id")
     if timelines.height != stays.height:
         raise InputError(f"{directory}: {stays.height - timelines.height} stays with outcomes have no timeline")
-    keep, lengths = _cut(timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length)
+    vocabulary = read_vocabulary(directory)
+    is_bin = (vocabulary["kind"] == "bin").to_numpy()
+    keep, lengths = _cut(timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length, is_bin)
     tokens = timelines["token_ids"].explode().to_numpy()[keep]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = ["subject_id", "split"] + (["label"] if outcome is not None else [])
-    pad_token_id = find_pad_id(read_vocabulary(directory), directory)
+    pad_token_id = find_pad_id(vocabulary, directory)
     sequences = Sequences(timelines.select(columns), tokens, offsets, pad_token_id, directory / "vocabulary.parquet")
     _log_sequences(sequences)
     return sequences
@@ -67,9 +69,13 @@ def _read_stays(directory: Path, outcome: str | None) -> pl.DataFrame:
 
 
 def _cut(
-    timelines: pl.DataFrame, num_static: int, is_end_closed: bool, max_length: int
+    timelines: pl.DataFrame, num_static: int, is_end_closed: bool, max_length: int, is_bin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which tokens are kept, bool (T,), and how many of each timeline, i64 (N,)."""
+    """Return which tokens are kept, bool (T,), and how many of each timeline, i64 (N,).
+
+    `is_bin`, bool (V,), says which tokens are the bin of the token before them: none may open what is
+    left after truncation, where nobody could tell what it is the value of.
+    """
     lengths = timelines["token_ids"].list.len().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     row = np.repeat(np.arange(len(lengths)), lengths)
@@ -83,7 +89,10 @@ def _cut(
     rank = np.cumsum(keep) - 1
     seen_lengths = np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
     num_after = (np.cumsum(seen_lengths) - 1)[row] - rank
-    keep &= is_static | (num_after < max_length - num_static)
+    room = max_length - num_static
+    keep &= is_static | (num_after < room)
+    is_first_left = (num_after == room - 1) & (seen_lengths[row] > max_length)
+    keep &= ~(is_first_left & is_bin[timelines["token_ids"].explode().to_numpy()])
     return keep, np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from clinrep.artifacts import SPLITS
+from clinrep.artifacts import SPLITS, read_table_file
 from clinrep.config import InputError
 from clinrep.ehr import cohort as cohorts
 from clinrep.ehr import events as event_rows
@@ -50,10 +51,11 @@ def open_source(config: TokenizeConfig) -> Source:
         tables.check_columns(table, cohorts.get_columns(table, config))
     event_rows.check_sources(tables, config)
     outcomes.check_outcomes(tables, config)
-    source = Source(tables, config)
-    for path in tables.ignored:
-        source.ledger.add(path, "file", 0, 0, "not a CLIF table known here: ignored")
-    return source
+    if config.tokenizer_dir is not None:
+        vocabulary.load_tokenizer(config.tokenizer_dir, config)
+    if config.splits_path is not None:
+        read_table_file("splits", Path(config.splits_path))
+    return Source(tables, config)
 
 
 def read_cohort(source: Source) -> pl.DataFrame:
@@ -183,7 +185,10 @@ def _label(source: Source, kept: pl.DataFrame, first_events: pl.Series) -> pl.Da
     for name in source.config.outcomes:
         table = outcomes.label_outcome(outcomes.OUTCOMES[name], source.tables, kept, index_times, source.config)
         num_events, num_null = int(table["label"].sum() or 0), table["label"].null_count()
-        logger.info("outcome %s: %d of %d at risk, %d excluded", name, num_events, table.height - num_null, num_null)
+        logger.info(
+            "outcome %s: %d events in %d labelled stays, %d excluded",
+            *(name, num_events, table.height - num_null, num_null),
+        )
         tables.append(table)
     return pl.concat(tables) if tables else outcomes.make_empty_table()
 

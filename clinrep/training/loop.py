@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_model
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -29,7 +30,7 @@ from clinrep.run import Run
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.metrics_log import MetricsLog
 from clinrep.training.progress import Progress
-from clinrep.training.stop_signal import StopSignal
+from clinrep.training.stop_signal import STOP_SIGNALS, StopSignal
 from clinrep.training_config import TrainingConfig
 
 transformers.utils.logging.set_verbosity_error()
@@ -47,6 +48,7 @@ def train(
     evaluate: Evaluate,
     config: TrainingConfig,
     run: Run,
+    stop: StopSignal,
     *,
     metric_for_best: str = "eval_loss",
     greater_is_better: bool = False,
@@ -61,12 +63,13 @@ def train(
         model: gives `.loss` from a batch with `labels`; its loss must leave out label -100 and divide by
             `num_items_in_batch`, as those of transformers do.
         dataset: items; each counts once per epoch.
-        filler: an item with no label but -100, which fills the last step so that it has as many items
-            as the others and none is repeated.
+        filler: an item with no label but -100; copies of it round an epoch up to whole steps, so that
+            none of the others is repeated.
         evaluate: called on every rank with the model in eval mode, without gradients; returns the same
             metrics on each, names beginning with eval_.
         config: steps, batch size and the optimizer's settings.
         run: the open run; gets `checkpoints/` and `metrics.jsonl`, and `stop` when a signal came.
+        stop: entered since before the data were read, so that a signal of that time counts too.
         metric_for_best: the metric of `evaluate` that chooses the best weights and, where
             early_stopping_patience asks for it, ends the training.
         greater_is_better: whether that metric should rise.
@@ -84,7 +87,6 @@ def train(
         model=model, args=arguments, train_dataset=FilledDataset(dataset, multiple, filler), data_collator=collate
     )
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
         if run.is_main:
             trainer.metrics_log = stack.enter_context(MetricsLog(run.directory / "metrics.jsonl", first_step))
         trainer.progress = stack.enter_context(Progress(run.is_main and run.config.show_progress))
@@ -161,12 +163,15 @@ def make_arguments(
 class FilledDataset(Dataset[Any]):
     """`dataset`, then copies of `filler` up to a multiple of the items in one optimizer step.
 
-    Without it accelerate evens out the ranks by repeating items.
+    Without it accelerate evens out the ranks by repeating items. In a worker process of a DataLoader it
+    also makes the stop signals harmless: torchrun, Slurm and Ctrl-C send them to every process, and a
+    worker that died of one would end the run before it is saved.
     """
 
     def __init__(self, dataset: Dataset[Any], multiple: int, filler: Any) -> None:
         """Fill `dataset`, which must have a length, to a multiple of `multiple`."""
         self._dataset, self._filler = dataset, filler
+        self._is_shielded = False
         self._num_items: int = len(dataset)  # type: ignore[arg-type]
         self._length = -(-self._num_items // multiple) * multiple
 
@@ -174,6 +179,10 @@ class FilledDataset(Dataset[Any]):
         return self._length
 
     def __getitem__(self, index: int) -> Any:
+        if not self._is_shielded and get_worker_info() is not None:
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            self._is_shielded = True
         return self._dataset[index] if index < self._num_items else self._filler
 
 

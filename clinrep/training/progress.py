@@ -1,4 +1,4 @@
-"""How far the training is: a bar on a terminal, else a log line every tenth of the steps."""
+"""How far the training is: a log line every tenth of the steps, and a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Progress:
     """Shows steps done and the last training loss, between `start` and the end of the with block."""
 
     def __init__(self, is_bar: bool) -> None:
-        """Draw a bar if `is_bar` and stderr is a terminal; log lines otherwise."""
+        """Draw a bar too if `is_bar` and stderr is a terminal."""
         self._is_bar = is_bar and sys.stderr.isatty()
         self._first_step, self._num_steps, self._started = 0, 0, 0.0
+        self._losses: list[float] = []
         self._stack = ExitStack()
         self._bar: tqdm | None = None
 
@@ -34,16 +35,19 @@ class Progress:
             )
 
     def update(self, step: int, loss: float) -> None:
-        """Show that `step` is done."""
+        """Show that `step` is done; the loss shown is the mean since the last line, single batches vary too much."""
+        self._losses.append(loss)
+        mean_loss = sum(self._losses) / len(self._losses)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.set_postfix_str(f"loss {mean_loss:.3f}", refresh=False)
             self._bar.update(step - self._bar.n)
-        elif step % max(1, self._num_steps // 10) == 0:
+        if step % max(1, self._num_steps // 10) == 0:
             seconds = (time.monotonic() - self._started) / (step - self._first_step)
             left = seconds * (self._num_steps - step)
             logger.info(
-                "step %d of %d, loss %.3f, %.2f s a step, %.0f s left", step, self._num_steps, loss, seconds, left
+                "step %d of %d, loss %.3f, %.2f s a step, %.0f s left", step, self._num_steps, mean_loss, seconds, left
             )
+            self._losses.clear()
 
     def __enter__(self) -> Progress:
         return self

@@ -10,12 +10,15 @@ import torch
 
 from clinrep import distributed
 
-# SIGUSR1 is what Slurm is told to send before the time limit, SIGTERM what it sends at the limit.
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+# SIGUSR1 is what Slurm is told to send before the time limit, SIGTERM what it sends at the limit, SIGINT is Ctrl-C.
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """While entered, remembers the stop signals this process gets instead of dying of them."""
+    """While entered, remembers the stop signals this process gets instead of dying of them.
+
+    A second Ctrl-C ends the process at once.
+    """
 
     def __init__(self) -> None:
         self._is_received = dict.fromkeys(STOP_SIGNALS, False)
@@ -45,4 +48,6 @@ class StopSignal:
         return self.name is not None
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._is_received[signal.SIGINT]:
+            raise KeyboardInterrupt
         self._is_received[signal.Signals(number)] = True

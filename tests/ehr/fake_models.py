@@ -25,7 +25,8 @@ def write_fake_backbone_run(directory: Path, timelines_dir: Path, seed: int = 0)
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.dim() > 1 else 1)
     model.save_pretrained(directory / "backbone")
-    shutil.copy(timelines_dir / "vocabulary.parquet", directory / "backbone")
-    (directory / "config.yaml").write_text("modality: ehr\n")
-    artifacts.write_done(directory, "01_pretrain", {}, {})
+    for name in ("vocabulary.parquet", "quantiles.parquet"):
+        shutil.copy(timelines_dir / name, directory / "backbone")
+    (directory / "config.yaml").write_text(f"modality: ehr\ntimelines_dir: {timelines_dir}\n")
+    artifacts.write_done(directory, "01_pretrain", {}, {"timelines_dir": artifacts.fingerprint(timelines_dir)})
     return directory

@@ -194,3 +194,15 @@ def test_missing_column_of_a_source_is_found_before_anything_is_read(tmp_path: P
     pl.read_parquet(clif / "clif_labs.parquet").drop(column).write_parquet(clif / "clif_labs.parquet")
     with pytest.raises(InputError, match=rf"clif_labs\.parquet has no column '{column}'"):
         tokenize_in_memory(make_config(clif))
+
+
+def test_a_table_whose_ids_match_no_stay_is_refused_or_at_least_named(tmp_path: Path, caplog):
+    """Zero-padded or prefixed ids would leave every timeline without these events."""
+    rows = [{"hospitalization_id": "0H1"}, {"hospitalization_id": "0H1"}]
+    required = {"sources": [ADT, replace(LABS, required=True)]}
+    with pytest.raises(InputError, match=r"clif_labs\.parquet: none of its 2 rows has the hospitalization_id of"):
+        tokenize_tiny(tmp_path / "a", required, labs=rows)
+    with caplog.at_level(logging.WARNING):
+        tokenize_tiny(tmp_path / "b", {"sources": [ADT, LABS]}, labs=rows)
+    assert "source labs gives no events" in caplog.text
+    assert tokenize_tiny(tmp_path / "c", required, labs=[*rows, {}]).events() == ["LAB_sodium", "Q9"]

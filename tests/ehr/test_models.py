@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -33,7 +34,8 @@ def make_config(run_dir: Path, **settings: object) -> PretrainConfig:
 def save_backbone(run_dir: Path, folder: Path) -> Path:
     data = load_blocks(make_config(run_dir))
     build_language_model(make_config(run_dir, seed=9), data).save_pretrained(folder)
-    data.vocabulary.write_parquet(folder / "vocabulary.parquet")
+    for path in data.companions:
+        shutil.copy(path, folder)
     return folder
 
 
@@ -79,7 +81,7 @@ def test_a_backbone_of_another_vocabulary_is_refused(run_dir: Path, tmp_path: Pa
     renamed = vocabulary.with_columns(pl.col("token").replace("LAB_sodium", "LAB_potassium"))
     renamed.write_parquet(folder / "vocabulary.parquet")
     config = make_config(run_dir, backbone_dir=str(folder))
-    with pytest.raises(InputError, match="another vocabulary"):
+    with pytest.raises(InputError, match=r"vocabulary\.parquet of the model .* differs"):
         build_language_model(config, load_blocks(config))
 
 

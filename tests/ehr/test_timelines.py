@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from clinrep.ehr.configs.tokenize import EdgeToken
 from clinrep.ehr.timelines import build_timelines, sort_events
-from tests.ehr.tiny_clif import ADT, LABS, PRONE, at, make_stays, tokenize_tiny
+from tests.ehr.tiny_clif import ADT, LABS, PRONE, at, make_config, make_stays, tokenize_tiny
 
 
 def test_static_tokens_lead_and_discharge_ends(tmp_path: Path):
@@ -62,10 +63,15 @@ def test_no_event_at_all(tmp_path: Path):
     assert tokenize_tiny(tmp_path / "a").tokens() == ["TL_START", "SEX_female", "DISCHARGE_home", "TL_END"]
 
 
-def test_no_edges_at_all(tmp_path: Path):
-    settings = {"static_tokens": [], "discharge_tokens": []}
+def test_no_discharge_tokens(tmp_path: Path):
+    settings = {"static_tokens": [EdgeToken(token="TL_START")], "discharge_tokens": []}
     result = tokenize_tiny(tmp_path / "a", settings, adt=[{"in_dttm": at(2)}, {"in_dttm": at(1)}])
-    assert result.timelines["H1"] == (["ADT_ward", "ADT_ward"], [at(1), at(2)])
+    assert result.timelines["H1"] == (["TL_START", "ADT_ward", "ADT_ward"], [at(0), at(1), at(2)])
+
+
+def test_no_static_token_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"static_tokens is .* but must hold at least one token"):
+        make_config(tmp_path, static_tokens=[])
 
 
 def test_simultaneous_events_stand_in_source_then_vocabulary_order(tmp_path: Path):

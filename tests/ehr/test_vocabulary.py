@@ -257,7 +257,7 @@ def test_frozen_tokenizer_serves_a_site_without_train_patients(tmp_path: Path, f
         {"missing_category": "none"},
         {"sources": [LABS, ADT]},
         {"sources": [ADT, replace(LABS, unit_column=None)]},
-        {"static_tokens": []},
+        {"static_tokens": [EdgeToken(token="TL_START")]},
         {"discharge_tokens": []},
     ],
 )

@@ -177,6 +177,9 @@ class TokenizeConfig(StageConfig):
         hours = self.min_length_of_stay_hours
         require(hours >= 0, "min_length_of_stay_hours", hours, "be 0 or more", "use 24, or 0 to keep all stays")
         require(self.subjects_per_part >= 1, "subjects_per_part", self.subjects_per_part, "be 1 or more", "use 20000")
+        # a stay may have no event in the window, and no model reads an empty sequence
+        statics = [edge.token for edge in self.static_tokens]
+        require(bool(statics), "static_tokens", statics, "hold at least one token", "start with {token: TL_START}")
         names = [source.name for source in self.sources]
         require(bool(names), "sources", names, "declare at least one event source", "see configs/ehr")
         require(len(set(names)) == len(names), "sources", names, "have different names", "rename one")

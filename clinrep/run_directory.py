@@ -1,0 +1,180 @@
+"""A run's directory before the run: whether it may be used, and what is written into it first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clinrep import artifacts, distributed
+from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
+
+logger = logging.getLogger("clinrep")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What rank 0 found and made before the run; every rank acts on it."""
+
+    error: str = ""
+    """Why the run cannot be; '' where it can."""
+    is_done: bool = False
+    """Whether this very run is finished."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Content digest of every path the settings name."""
+    made: tuple[Path, ...] = ()
+    """Folders that did not exist, the innermost first."""
+    was_empty: bool = False
+    """Whether the directory was there and empty."""
+
+
+def prepare(stage: str, config: StageConfig) -> Preparation:
+    """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
+    directory = Path(config.output_dir)
+    try:
+        inputs = _fingerprint_inputs(config)
+        if _is_already_done(stage, config, directory, inputs):
+            return Preparation(is_done=True, inputs=inputs)
+        made = tuple(path for path in (directory, *directory.parents) if not path.exists())
+        was_empty = directory.is_dir() and not any(directory.iterdir())
+        _describe_run(stage, config, directory, inputs)
+    except InputError as error:
+        return Preparation(error=str(error))
+    except OSError as error:
+        return Preparation(error=f"--output_dir {directory} cannot be written ({error}); choose another directory")
+    return Preparation(inputs=inputs, made=made, was_empty=was_empty)
+
+
+def undo(directory: Path, preparation: Preparation) -> None:
+    """Remove what a run with wrong input left, so that the corrected command can use the directory.
+
+    Only what this run itself made goes: of the parents it made those that nobody else uses by now, and
+    never a checkpoint.
+    """
+    if not (preparation.made or preparation.was_empty) or any(directory.glob("checkpoints/*")):
+        return
+    for path in list(directory.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    for path in preparation.made:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
+    """Return the content digest of every path the settings name; a missing path is an InputError."""
+    inputs = {}
+    for key, value in flatten(config_to_dict(config)).items():
+        is_path = any(part.endswith(("_dir", "_path")) for part in key.split("."))
+        if key == "output_dir" or not is_path or not value:
+            continue
+        if not Path(value).exists():
+            raise InputError(f"--{key} {value} does not exist; check the path (now in {Path.cwd()})")
+        inputs[key] = artifacts.fingerprint(Path(value))
+    return inputs
+
+
+def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> bool:
+    """Return whether this very run is finished; refuse a directory that holds anything else."""
+    if directory.is_file():
+        raise InputError(f"--output_dir {directory} is a file; give a directory")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return False
+    if not (directory / "config.yaml").is_file():
+        raise InputError(f"--output_dir {directory} holds files but no run of {stage}.py; choose another directory")
+    differences = _compare_with_saved(stage, config, directory, inputs)
+    if differences:
+        raise InputError(
+            f"--output_dir {directory} holds another run: {'; '.join(differences)}. "
+            f"Choose another --output_dir, or remove that directory to start over"
+        )
+    _warn_of_other_code(directory)
+    return (directory / "DONE").is_file()
+
+
+def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> list[str]:
+    """Return how the run in `directory` differs from this one, in words."""
+    try:
+        saved = flatten(yaml.safe_load((directory / "config.yaml").read_text()))
+        provenance = json.loads((directory / "provenance.json").read_text())
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+        return [f"its config.yaml or provenance.json cannot be read ({error})"]
+    if provenance.get("stage") != stage:
+        return [f"it was made by {provenance.get('stage')}.py"]
+    now = flatten(config_to_dict(config))
+    saved_inputs = provenance.get("inputs", {})
+    differences = []
+    for key in sorted(saved.keys() | now.keys()):
+        if key.rpartition(".")[2] in FREE_SETTINGS or saved.get(key) == now.get(key):
+            continue
+        if key in inputs and key in saved_inputs:
+            continue  # a path: what counts is what lies there, compared below
+        differences.append(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}")
+    for key in sorted(inputs.keys() & saved_inputs.keys()):
+        if inputs[key] != saved_inputs[key]:
+            differences.append(f"the content of {key} has changed")
+    return differences
+
+
+def _warn_of_other_code(directory: Path) -> None:
+    """Say when the run in `directory` was made by another commit: its results may not be today's."""
+    made_by, now = _read_provenance(directory).get("commit"), _ask_git("rev-parse", "HEAD")
+    if made_by != now:
+        logger.warning("%s was made by commit %s, the code is now %s; remove it to run anew", directory, made_by, now)
+
+
+def _read_provenance(directory: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((directory / "provenance.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> None:
+    """Write what a later reader needs to rerun and to trust the run; a resumed run keeps its earlier sessions."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "STOPPED").unlink(missing_ok=True)
+    artifacts.write_text(directory / "config.yaml", config_to_yaml(config))
+    packages = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()})
+    artifacts.write_text(directory / "environment.txt", "\n".join(packages) + "\n")
+    session = {
+        "command": sys.argv,
+        "commit": _ask_git("rev-parse", "HEAD"),
+        "is_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no")),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "num_cpus": os.cpu_count(),
+        "world_size": distributed.get_world_size(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "python": platform.python_version(),
+    }
+    earlier = _read_provenance(directory)
+    resumed = [*earlier.get("resumed", []), {key: earlier[key] for key in session if key in earlier}] if earlier else []
+    provenance = {"stage": stage, "inputs": inputs, **session, "resumed": resumed}
+    artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+
+
+def _ask_git(*words: str) -> str | None:
+    """Return what git says of the code's folder; None where there is no git or no repository."""
+    try:
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
