@@ -62,14 +62,14 @@ def draw_figures(
                     _ROC_CAPTION.format(level=100 * config.confidence_level),
                 )
             )
-            figure = _draw_calibration(models, lines, config)
+            figure, left_out = _draw_calibration(models, lines, config)
             drawn.append(
                 _save(
                     figure,
                     directory,
                     f"calibration_{site.name}",
                     f"Calibration{where}",
-                    _CALIBRATION_CAPTION.format(bins=config.num_calibration_bins),
+                    _CALIBRATION_CAPTION.format(bins=config.num_calibration_bins) + left_out,
                 )
             )
         figure, caption = draw_embeddings(sites[0].token_embeddings)
@@ -132,9 +132,18 @@ def _draw_roc(
     return figure
 
 
-def _draw_calibration(models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig) -> Figure:
-    """Draw one reliability panel per outcome, each above a histogram of the probabilities."""
+def _draw_calibration(
+    models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
+) -> tuple[Figure, str]:
+    """Draw one reliability panel per outcome, each above a histogram of the probabilities.
+
+    Also return the sentence that names the outcomes with too few events, which have no panel unless all
+    are such.
+    """
     groups = _group_by_outcome(models)
+    reasons = {name: _select_shown(items, config.min_events_for_interval)[1] for name, items in groups.items()}
+    left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items() if reason]
+    groups = {name: items for name, items in groups.items() if not reasons[name]} or groups
     figure, num_rows = _start_figure(len(groups), 1.3 * PANEL_INCHES)
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
     for index, (outcome, items) in enumerate(groups.items()):
@@ -157,7 +166,7 @@ def _draw_calibration(models: list[Predicted], lines: dict[tuple[str, str], Line
             config.num_calibration_bins,
         )
     _add_legend(figure, lines, has_markers=True)
-    return figure
+    return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
 
 
 def _group_by_outcome(models: list[Predicted]) -> dict[str, list[Predicted]]:
