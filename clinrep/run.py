@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
-from clinrep.run_directory import prepare, undo
+from clinrep.run_directory import prepare, release, undo
 
 EXIT_INPUT = 2
 EXIT_STOPPED = 75
@@ -119,6 +119,8 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+        if run.is_main:
+            release(found)
     if run.is_stopped:
         raise SystemExit(EXIT_STOPPED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -39,6 +40,8 @@ class Preparation:
     """Folders that did not exist, the innermost first."""
     was_empty: bool = False
     """Whether the directory was there and empty."""
+    lock: int = -1
+    """Rank 0's file descriptor that holds the directory; -1 for none."""
 
 
 def prepare(stage: str, config: StageConfig) -> Preparation:
@@ -50,12 +53,37 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
             return Preparation(is_done=True, inputs=inputs)
         made = tuple(path for path in (directory, *directory.parents) if not path.exists())
         was_empty = directory.is_dir() and not any(directory.iterdir())
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(directory)
         _describe_run(stage, config, directory, inputs)
     except InputError as error:
         return Preparation(error=str(error))
     except OSError as error:
         return Preparation(error=f"--output_dir {directory} cannot be written ({error}); choose another directory")
-    return Preparation(inputs=inputs, made=made, was_empty=was_empty)
+    return Preparation(inputs=inputs, made=made, was_empty=was_empty, lock=lock)
+
+
+def _lock(directory: Path) -> int:
+    """Hold a directory against a second run at the same time; the lock ends with the process, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"--output_dir {directory} is in use by another run; wait for it, or stop it") from error
+    except OSError as error:  # some network file systems lock no folders
+        logger.info("%s cannot be locked (%s): start no second run in it", directory, error.strerror)
+    return descriptor
+
+
+def release(preparation: Preparation) -> None:
+    """Let other runs use the directory."""
+    if preparation.lock >= 0:
+        os.close(preparation.lock)
 
 
 def undo(directory: Path, preparation: Preparation) -> None:
@@ -148,7 +176,6 @@ def _read_provenance(directory: Path) -> dict[str, Any]:
 
 def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> None:
     """Write what a later reader needs to rerun and to trust the run; a resumed run keeps its earlier sessions."""
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "STOPPED").unlink(missing_ok=True)
     artifacts.write_text(directory / "config.yaml", config_to_yaml(config))
     packages = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()})

@@ -108,6 +108,14 @@ def test_an_input_that_was_not_there_before_makes_another_run(config, tmp_path):
         finish(make(tmp_path, splits_path=str(tmp_path / "splits.parquet")))
 
 
+def test_a_directory_in_use_is_refused_and_the_run_in_it_goes_on(config):
+    with open_run(STAGE, config) as run:
+        with pytest.raises(InputError, match="is in use by another run"):
+            finish(config)
+        run.write("splits", SPLITS)
+    assert (Path(config.output_dir) / "DONE").is_file()
+
+
 def test_files_of_somebody_else_are_refused_and_kept(config):
     directory = Path(config.output_dir)
     directory.mkdir(parents=True)
