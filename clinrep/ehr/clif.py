@@ -70,7 +70,7 @@ class ClifTables:
         for column, kind in columns.items():
             if column not in schema:
                 found = ", ".join(schema)
-                raise InputError(f"{self.paths[table]} has no column {column!r}; its columns are {found}")
+                raise InputError(f"{self.paths[table]} has no column {column!r} (its columns: {found}); rename it, or correct the config")
             _cast_column(column, schema[column], kind, self.paths[table])
 
     def read(self, table: str, columns: Mapping[str, Kind]) -> pl.DataFrame:
