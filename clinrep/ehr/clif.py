@@ -70,7 +70,8 @@ class ClifTables:
         for column, kind in columns.items():
             if column not in schema:
                 found = ", ".join(schema)
-                raise InputError(f"{self.paths[table]} has no column {column!r} (its columns: {found}); rename it, or correct the config")
+                where = f"{self.paths[table]} has no column {column!r}"
+                raise InputError(f"{where}; its columns are {found}; rename one, or correct the config")
             _cast_column(column, schema[column], kind, self.paths[table])
 
     def read(self, table: str, columns: Mapping[str, Kind]) -> pl.DataFrame:
