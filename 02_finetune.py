@@ -24,11 +24,12 @@ def main(argv: list[str]) -> None:
         from clinrep.training import StopSignal, save_model, train
 
         with StopSignal() as stop:
+            classifier = modality.load_classifier(config)
             sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome)
             classes.check_classes(sequences, config.outcome, config.metric_for_best)
             task = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
             classifier = train(
-                modality.load_classifier(config),
+                classifier,
                 task.train_items,
                 task.train_items.make_filler(),
                 task.validate,

@@ -22,8 +22,8 @@ def main(argv: list[str]) -> None:
     with open_run(STAGE, config) as run:
         from clinrep import representations as reps  # after the settings: torch loads slowly
 
-        sequences = modality.load_sequences(config.timelines_dir, config.max_length)
         encoder = modality.load_encoder(config)
+        sequences = modality.load_sequences(config.timelines_dir, config.max_length)
         progress = partial(show_progress, config=config, title="extracting")
         extractor = reps.Extractor(
             encoder, config.layers, config.poolings, config.batch_tokens, config.precision, progress

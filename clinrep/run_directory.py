@@ -59,7 +59,7 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     except InputError as error:
         return Preparation(error=str(error))
     except OSError as error:
-        return Preparation(error=f"--output_dir {directory} cannot be written ({error}); choose another directory")
+        return Preparation(error=f"an input cannot be read or --output_dir {directory} cannot be written: {error}")
     return Preparation(inputs=inputs, made=made, was_empty=was_empty, lock=lock)
 
 
