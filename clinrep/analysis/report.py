@@ -34,7 +34,7 @@ def write_report(
         config=run.config,
         summary=_summarize(sites, outcomes, run.config),
         tables={table.name: table for table in tables},
-        figures=[(figure, base64.b64encode(figure.png_path.read_bytes()).decode()) for figure in figures],
+        figures=[(figure, *_embed_image(figure.png_path)) for figure in figures],
         command=shlex.join(provenance["command"]),
         commit=provenance["commit"] or "unknown",
         is_dirty=provenance["is_dirty"],
@@ -46,6 +46,13 @@ def write_report(
     path = run.directory / "report.html"
     artifacts.write_text(path, text)
     return path
+
+
+def _embed_image(path: Path) -> tuple[str, int]:
+    """Return a PNG as base64 and the width to show it at: half its pixels, so that text is as large in each."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big")  # the first field of the header (PNG specification, IHDR)
+    return base64.b64encode(content).decode(), width // 2
 
 
 def _summarize(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[dict[str, Any]]:
