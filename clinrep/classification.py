@@ -40,7 +40,7 @@ def check_classes(sequences: Sequences, outcome: str, metric_for_best: str) -> N
         ("train", "no classifier can learn from one class; take another outcome or more data"),
         ("val", f"{metric_for_best} is undefined then: use --metric_for_best loss"),
     ):
-        labels = sequences.select(split).labels
+        labels = sequences.labels[sequences.find_rows(split)]
         if len(labels) == 0:
             raise InputError(f"outcome {outcome}: the {split} split has no labelled stay; give 00 other fractions")
         needs_both = split == "train" or metric_for_best != "loss"

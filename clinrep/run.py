@@ -51,8 +51,7 @@ class Run:
     def clear(self, name: str) -> None:
         """Remove the parts of a table that a run cut off may have left; every rank calls it before writing."""
         if self.is_main:
-            pattern = artifacts.TABLES[name].path.format(split="*", part=0).replace("part-00000", "part-*")
-            for path in self.directory.glob(pattern):
+            for path in artifacts.find_parts(name, self.directory):
                 path.unlink()
         distributed.wait_for_all()
 

@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import torch
 
+from clinrep.artifacts import list_tokenizer_files
+
 IGNORED = -100  # the label that losses leave out
 
 
@@ -34,7 +36,7 @@ class Sequences:
     @property
     def companions(self) -> list[Path]:
         """Files that must lie beside a model of these sequences: the tokenizer they are written in."""
-        return [self.vocabulary_path, self.vocabulary_path.with_name("quantiles.parquet")]
+        return list_tokenizer_files(self.vocabulary_path.parent)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,8 +57,11 @@ class Sequences:
 
     def select(self, split: str) -> Sequences:
         """Return the sequences of one split, in the same order."""
-        rows = np.flatnonzero((self.subjects["split"] == split).to_numpy())
-        return self.take(rows)
+        return self.take(self.find_rows(split))
+
+    def find_rows(self, split: str) -> np.ndarray:
+        """Return the positions of the sequences of one split, i64 (n,)."""
+        return np.flatnonzero((self.subjects["split"] == split).to_numpy())
 
     def take(self, rows: np.ndarray) -> Sequences:
         """Return the sequences at `rows`, in that order."""

@@ -5,12 +5,13 @@ from clinrep.artifacts.files import (
     find_model,
     fingerprint,
     fingerprint_file,
+    list_tokenizer_files,
     read_done,
     write_done,
     write_text,
 )
 from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
-from clinrep.artifacts.tables import read_table, read_table_file, write_table
+from clinrep.artifacts.tables import find_parts, read_table, read_table_file, write_table
 
 __all__ = [
     "SPLITS",
@@ -21,8 +22,10 @@ __all__ = [
     "atomic_path",
     "describe_tables",
     "find_model",
+    "find_parts",
     "fingerprint",
     "fingerprint_file",
+    "list_tokenizer_files",
     "read_done",
     "read_table",
     "read_table_file",

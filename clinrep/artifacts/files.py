@@ -77,10 +77,15 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
         run = directory
     if run is not None:
         read_done(run, stage)
-    for name in ("config.json", "model.safetensors", "vocabulary.parquet", "quantiles.parquet"):
-        if not (model / name).is_file():
-            raise ArtifactError(f"{model / name} does not exist; {stage}.py writes it into {folder}/")
+    for path in (model / "config.json", model / "model.safetensors", *list_tokenizer_files(model)):
+        if not path.is_file():
+            raise ArtifactError(f"{path} does not exist; {stage}.py writes it into {folder}/")
     return model
+
+
+def list_tokenizer_files(directory: Path) -> list[Path]:
+    """Return the tables of a stage-00 directory that must lie beside a model: the tokenizer it was trained with."""
+    return [directory / "vocabulary.parquet", directory / "quantiles.parquet"]
 
 
 def fingerprint_file(path: Path) -> str:

@@ -34,11 +34,20 @@ def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
     """
     table = lookup(TABLES, name, "table")
     read_done(directory, table.stage)
-    pattern = table.path.replace("{part:05d}", "*").replace("{split}", split or "*")
-    paths = sorted(directory.glob(pattern))
+    paths = find_parts(name, directory, split)
     if not paths:
-        raise ArtifactError(f"{directory / pattern} does not exist; {table.stage}.py writes it: run it again")
+        pattern = directory / _get_pattern(name, split)
+        raise ArtifactError(f"{pattern} does not exist; {table.stage}.py writes it: run it again")
     return pl.concat([_read_part(name, path) for path in paths])
+
+
+def find_parts(name: str, directory: Path, split: str = "") -> list[Path]:
+    """Return the files of table `name` in a directory, finished or not, in order; of every split without `split`."""
+    return sorted(directory.glob(_get_pattern(name, split)))
+
+
+def _get_pattern(name: str, split: str) -> str:
+    return TABLES[name].path.replace("{part:05d}", "*").replace("{split}", split or "*")
 
 
 def read_table_file(name: str, path: Path) -> pl.DataFrame:

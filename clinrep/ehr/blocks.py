@@ -90,12 +90,12 @@ class PretrainingData:
     train: PackedBlocks
     val: PackedBlocks
     vocabulary: pl.DataFrame
-    vocabulary_path: Path
+    timelines_dir: Path
 
     @property
     def companions(self) -> list[Path]:
         """Files that must lie beside the saved weights."""
-        return [self.vocabulary_path, self.vocabulary_path.with_name("quantiles.parquet")]
+        return artifacts.list_tokenizer_files(self.timelines_dir)
 
     def count_rows(self) -> dict[str, int]:
         """Return the counts that DONE records."""
@@ -127,7 +127,7 @@ def load_blocks(config: PretrainConfig) -> PretrainingData:
             len(blocks[split]),
             config.block_size,
         )
-    return PretrainingData(blocks["train"], blocks["val"], vocabulary, directory / "vocabulary.parquet")
+    return PretrainingData(blocks["train"], blocks["val"], vocabulary, directory)
 
 
 def read_vocabulary(directory: Path) -> pl.DataFrame:

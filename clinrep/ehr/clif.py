@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -198,6 +198,17 @@ _SPELLINGS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
     "lower": lambda text: text.str.to_lowercase(),
     "none": lambda text: text,
 }
+
+
+def normalize_words(words: Sequence[str], rule: str) -> list[str]:
+    """Return words of the settings or of an outcome, spelled as the tables' categories are."""
+    return [word for word in normalize_text(pl.Series(words, dtype=pl.String), rule) if word is not None]
+
+
+def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str]:
+    """Return those of `words` that no value is, and the first twenty values there are, for a warning."""
+    found = sorted(value for value in values.unique() if value is not None)
+    return [word for word in words if word not in found], ", ".join(found[:20])
 
 
 def normalize_column(frame: pl.DataFrame, column: str, rule: str) -> pl.DataFrame:

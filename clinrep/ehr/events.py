@@ -7,7 +7,7 @@ import logging
 import polars as pl
 
 from clinrep.config import InputError
-from clinrep.ehr.clif import ClifTables, Kind, normalize_column
+from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_column, normalize_words
 from clinrep.ehr.configs.tokenize import Condition, EventSource, TokenizeConfig
 from clinrep.ehr.ledger import Ledger
 
@@ -135,27 +135,20 @@ def _apply_condition(
         reason = "it is not null" if condition.is_null else "it is null"
         rows = ledger.filter(rows, keep, source.table, step, reason)
     if condition.one_of:
-        words = _normalize_words(condition.one_of, config)
+        words = normalize_words(condition.one_of, config.normalize)
         _warn_of_absent(words, rows[condition.column], source)
         rows = ledger.filter(rows, column.is_in(words), source.table, step, f"it is not one of {', '.join(words)}")
     if condition.none_of:
-        words = _normalize_words(condition.none_of, config)
+        words = normalize_words(condition.none_of, config.normalize)
         _warn_of_absent(words, rows[condition.column], source)
         keep = column.is_null() | ~column.is_in(words)
         rows = ledger.filter(rows, keep, source.table, step, f"it is one of {', '.join(words)}")
     return rows
 
 
-def _normalize_words(words: list[str], config: TokenizeConfig) -> list[str]:
-    table = normalize_column(pl.DataFrame({"word": words}), "word", config.normalize)
-    return [word for word in table["word"] if word is not None]
-
-
 def _warn_of_absent(words: list[str], values: pl.Series, source: EventSource) -> None:
-    found = set(values.unique())
-    absent = [word for word in words if word not in found]
+    absent, known = find_absent(words, values)
     if absent:
-        known = ", ".join(sorted(value for value in found if value is not None)[:20])
         logger.warning("source %s: %s never occurs in %s; found: %s", source.name, absent, values.name, known)
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 import polars as pl
 
 from clinrep.config import lookup
-from clinrep.ehr.clif import ClifTables, Kind, normalize_column
+from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_column, normalize_words
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 
 logger = logging.getLogger("clinrep")
@@ -190,11 +190,11 @@ def _name_exclusion(has_table: bool, table: str, is_end_closed: bool) -> pl.Expr
 
 
 def _normalize_word(word: str, config: TokenizeConfig) -> str:
-    return str(normalize_column(pl.DataFrame({"word": [word]}), "word", config.normalize)["word"][0])
+    return normalize_words([word], config.normalize)[0]
 
 
 def _warn_if_absent(word: str, values: pl.Series, where: str) -> None:
     """Warn when no row has the word an outcome is defined by: a misspelling would make every label false."""
-    found = sorted(value for value in values.unique() if value is not None)
-    if word not in found:
-        logger.warning("%s never holds %r, so no stay has that event; found: %s", where, word, ", ".join(found[:20]))
+    absent, known = find_absent([word], values)
+    if absent:
+        logger.warning("%s never holds %r, so no stay has that event; found: %s", where, word, known)

@@ -37,13 +37,15 @@ def load_sequences(timelines_dir: str, max_length: int, outcome: str | None = No
     if timelines.height != stays.height:
         raise InputError(f"{directory}: {stays.height - timelines.height} stays with outcomes have no timeline")
     vocabulary = read_vocabulary(directory)
-    is_bin = (vocabulary["kind"] == "bin").to_numpy()
+    tokens = timelines["token_ids"].explode().to_numpy()
+    is_bin = (vocabulary["kind"] == "bin").to_numpy()[tokens]
     keep, lengths = _cut(timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length, is_bin)
-    tokens = timelines["token_ids"].explode().to_numpy()[keep]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = ["subject_id", "split"] + (["label"] if outcome is not None else [])
     pad_token_id = find_pad_id(vocabulary, directory)
-    sequences = Sequences(timelines.select(columns), tokens, offsets, pad_token_id, directory / "vocabulary.parquet")
+    sequences = Sequences(
+        timelines.select(columns), tokens[keep], offsets, pad_token_id, directory / "vocabulary.parquet"
+    )
     _log_sequences(sequences)
     return sequences
 
@@ -73,7 +75,7 @@ def _cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which tokens are kept, bool (T,), and how many of each timeline, i64 (N,).
 
-    `is_bin`, bool (V,), says which tokens are the bin of the token before them: none may open what is
+    `is_bin`, bool (T,), says which tokens are the bin of the token before them: none may open what is
     left after truncation, where nobody could tell what it is the value of.
     """
     lengths = timelines["token_ids"].list.len().to_numpy().astype(np.int64)
@@ -92,16 +94,17 @@ def _cut(
     room = max_length - num_static
     keep &= is_static | (num_after < room)
     is_first_left = (num_after == room - 1) & (seen_lengths[row] > max_length)
-    keep &= ~(is_first_left & is_bin[timelines["token_ids"].explode().to_numpy()])
+    keep &= ~(is_first_left & is_bin)
     return keep, np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
 
 
 def _log_sequences(sequences: Sequences) -> None:
     for split in SPLITS:
-        rows = sequences.select(split)
+        rows = sequences.find_rows(split)
         if not len(rows):
             continue
-        lengths = rows.lengths
-        events = f", {int(rows.labels.sum())} with the event" if "label" in rows.subjects.columns else ""
+        lengths = sequences.lengths[rows]
+        is_labelled = "label" in sequences.subjects.columns
+        events = f", {int(sequences.labels[rows].sum())} with the event" if is_labelled else ""
         median, longest = np.median(lengths), lengths.max()
         logger.info("%s: %d sequences%s; median %g tokens, longest %d", split, len(rows), events, median, longest)

@@ -29,6 +29,8 @@ class Source:
 
     tables: ClifTables
     config: TokenizeConfig
+    frozen: Tokenizer | None
+    """The tokenizer to apply; null where one is to be learned."""
     ledger: Ledger = field(default_factory=Ledger)
 
 
@@ -51,11 +53,10 @@ def open_source(config: TokenizeConfig) -> Source:
         tables.check_columns(table, cohorts.get_columns(table, config))
     event_rows.check_sources(tables, config)
     outcomes.check_outcomes(tables, config)
-    if config.tokenizer_dir is not None:
-        vocabulary.load_tokenizer(config.tokenizer_dir, config)
+    frozen = vocabulary.load_tokenizer(config.tokenizer_dir, config) if config.tokenizer_dir is not None else None
     if config.splits_path is not None:
         read_table_file("splits", Path(config.splits_path))
-    return Source(tables, config)
+    return Source(tables, config, frozen)
 
 
 def read_cohort(source: Source) -> pl.DataFrame:
@@ -85,11 +86,11 @@ def tokenize(source: Source, cohort: pl.DataFrame, split_table: pl.DataFrame, ev
     """Learn the tokenizer on all adult train stays (or take a frozen one) and write every kept stay in it."""
     config, ledger = source.config, source.ledger
     cohort = cohort.join(split_table.select("subject_id", "split"), on="subject_id", maintain_order="left")
-    quantiles = _prepare_quantiles(events, cohort, config)
+    quantiles = source.frozen.quantiles if source.frozen else _learn_quantiles(events, cohort, config)
     events = vocabulary.name_values(events, quantiles, config)
     static = vocabulary.render_edges(cohort, quantiles, config.static_tokens, config)
     discharge = vocabulary.render_edges(cohort, quantiles, config.discharge_tokens, config)
-    tokenizer = _prepare_tokenizer(events, cohort, static, discharge, quantiles, config)
+    tokenizer = source.frozen or _learn_tokenizer(events, cohort, static, discharge, quantiles, config)
     vocabulary.count_unknown(events, tokenizer.vocabulary, config, ledger)
     for words, edges in ((static, config.static_tokens), (discharge, config.discharge_tokens)):
         vocabulary.count_unknown_edges(words, edges, tokenizer.vocabulary, config, ledger)
@@ -119,14 +120,12 @@ def iterate_parts(tokenized: Tokenized, config: TokenizeConfig) -> Iterator[tupl
             yield split, 0, rows
 
 
-def _prepare_quantiles(events: pl.DataFrame, cohort: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
-    if config.tokenizer_dir is not None:
-        return vocabulary.load_tokenizer(config.tokenizer_dir, config).quantiles
+def _learn_quantiles(events: pl.DataFrame, cohort: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
     train = _require_train(cohort)
     return vocabulary.learn_edges(events.join(train.select("stay"), on="stay", how="semi"), train, config)
 
 
-def _prepare_tokenizer(
+def _learn_tokenizer(
     events: pl.DataFrame,
     cohort: pl.DataFrame,
     static: pl.DataFrame,
@@ -134,8 +133,6 @@ def _prepare_tokenizer(
     quantiles: pl.DataFrame,
     config: TokenizeConfig,
 ) -> Tokenizer:
-    if config.tokenizer_dir is not None:
-        return vocabulary.load_tokenizer(config.tokenizer_dir, config)
     train = _require_train(cohort)
     rows = train["stay"].to_numpy()
     train_events = events.join(train.select("stay"), on="stay", how="semi")
