@@ -3,7 +3,8 @@
 Reads   --clif_dir        CLIF tables (clif_*.parquet)
         --tokenizer_dir   optional: a finished stage-00 directory whose tokenizer is applied frozen
         --splits_path     optional: an existing splits.parquet
-Writes  --output_dir      splits, vocabulary, quantiles, timelines/<split>/, outcomes, subjects, ledger
+Writes  --output_dir      splits, vocabulary, quantiles, categories, timelines/<split>/, outcomes, subjects,
+                          ledger; with --tokenizer_dir also site_report.html and .csv
 Run     python 00_tokenize.py --config configs/ehr/demo/00_tokenize.yaml
 """
 
@@ -18,16 +19,18 @@ def main(argv: list[str]) -> None:
         source = modality.open_source(config)
         cohort = modality.read_cohort(source)
         splits = modality.split_patients(source, cohort)
-        events = modality.read_events(source, cohort)
-        tokenized = modality.tokenize(source, cohort, splits, events)
+        run.clear("timelines")
+        with modality.read_events(source, cohort, run.directory) as events:
+            tokenized = modality.tokenize(source, cohort, splits, events)
+            for split, part, rows in modality.iterate_parts(tokenized, config):
+                run.write("timelines", rows, split, part)
 
         run.write("splits", splits)
         run.write("vocabulary", tokenized.tokenizer.vocabulary)
         run.write("quantiles", tokenized.tokenizer.quantiles)
-        run.clear("timelines")
-        for split, part, rows in modality.iterate_parts(tokenized, config):
-            run.write("timelines", rows, split, part)
+        run.write("categories", tokenized.tokenizer.categories)
         run.write("outcomes", tokenized.outcomes)
+        modality.report_site(source, cohort, tokenized, run.directory)
         run.write("subjects", tokenized.subjects)
         run.write("ledger", source.ledger.to_frame())
 

@@ -25,7 +25,9 @@ def main(argv: list[str]) -> None:
 
         with StopSignal() as stop:
             classifier = modality.load_classifier(config)
-            sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome)
+            sequences = modality.load_sequences(
+                config.timelines_dir, config.max_length, config.outcome, config.truncation
+            )
             classes.check_classes(sequences, config.outcome, config.metric_for_best)
             task = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
             classifier = train(

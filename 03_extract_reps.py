@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
         from clinrep import representations as reps  # after the settings: torch loads slowly
 
         encoder = modality.load_encoder(config)
-        sequences = modality.load_sequences(config.timelines_dir, config.max_length)
+        sequences = modality.load_sequences(config.timelines_dir, config.max_length, truncation=config.truncation)
         progress = partial(show_progress, config=config, title="extracting")
         extractor = reps.Extractor(
             encoder, config.layers, config.poolings, config.batch_tokens, config.precision, progress

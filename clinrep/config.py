@@ -16,7 +16,7 @@ import yaml
 
 # Settings that change how a run is carried out but never what it computes. A finished or
 # stopped run may be continued with other values of these (DESIGN section 3).
-FREE_SETTINGS = frozenset({"output_dir", "log_level", "show_progress", "num_workers"})
+FREE_SETTINGS = frozenset({"output_dir", "log_level", "show_progress", "num_workers", "memory_gb"})
 
 ConfigT = TypeVar("ConfigT")
 ValueT = TypeVar("ValueT")

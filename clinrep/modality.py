@@ -30,6 +30,7 @@ class Modality:
     read_events: Callable[..., Any]
     tokenize: Callable[..., Any]
     iterate_parts: Callable[..., Any]
+    report_site: Callable[..., Any]
     # stage 01
     load_blocks: Callable[..., Any]
     build_language_model: Callable[..., Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
 from clinrep.run_directory import prepare, release, undo
 
+SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
 EXIT_INPUT = 2
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -137,10 +139,21 @@ def _is_main() -> bool:
     return distributed.get_rank() == 0
 
 
-def show_progress(items: Iterable[ItemT], config: StageConfig, title: str, total: int | None = None) -> Iterable[ItemT]:
-    """Return `items` with a progress bar on rank 0 where the screen is a terminal."""
-    is_shown = config.show_progress and _is_main() and sys.stderr.isatty()
-    return tqdm(items, desc=title, total=total, disable=not is_shown, leave=False)
+def show_progress(items: Iterable[ItemT], config: StageConfig, title: str, total: int | None = None) -> Iterator[ItemT]:
+    """Yield `items` with a progress bar on rank 0; where the screen is no terminal, with a line now and then."""
+    if not (config.show_progress and _is_main()):
+        yield from items
+    elif sys.stderr.isatty():
+        yield from tqdm(items, desc=title, total=total, leave=False)
+    else:
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        last = time.monotonic()
+        for number, item in enumerate(items):
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                logger.info("%s: %d of %s", title, number, "?" if total is None else total)
+            yield item
 
 
 def _log_to_screen(level: str) -> None:

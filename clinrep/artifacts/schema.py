@@ -21,6 +21,7 @@ TYPES: dict[str, pl.DataType] = {
     "datetime": pl.Datetime("us"),
     "list[u32]": pl.List(pl.UInt32),
     "list[f32]": pl.List(pl.Float32),
+    "list[u64]": pl.List(pl.UInt64),
     "list[f64]": pl.List(pl.Float64),
     "list[datetime]": pl.List(pl.Datetime("us")),
 }
@@ -68,7 +69,7 @@ TABLES: dict[str, Table] = {
         {
             "token_id": Column("u32", "0..V-1, sorted"),
             "token": Column("str", "unique"),
-            "kind": Column("str", "special, bin, static, discharge, or the event source's name"),
+            "kind": Column("str", "special, bin, time, static, discharge, or the event source's name"),
             "train_count": Column("u64", "occurrences in kept train timelines"),
         },
     ),
@@ -81,6 +82,21 @@ TABLES: dict[str, Table] = {
             "unit": Column("str", "normalised unit; null where the source declares none or it is missing", True),
             "train_count": Column("u64", "finite train values the edges come from"),
             "edges": Column("list[f64]", "num_bins - 1 edges, never decreasing, ties repeated"),
+        },
+    ),
+    "categories": Table(
+        "00_tokenize",
+        "categories.parquet",
+        "What adult train stays chart of each category: with vocabulary and quantiles, what a frozen tokenizer is.",
+        {
+            "source": Column("str", "event source, or static or discharge for the tokens at the ends of a timeline"),
+            "category": Column("str", "the token of the category, for example LAB_sodium"),
+            "unit": Column("str", "normalised unit; null where the source declares none or it is missing", True),
+            "value": Column("str", "the token of a categorical value; null where the source has none", True),
+            "num_events": Column("u64", "events (of static and discharge: stays)"),
+            "num_missing": Column("u64", "of these, with a numeric value that is null, NaN or infinite"),
+            "bin_counts": Column("list[u64]", "finite values of this category and unit in each bin; empty without"),
+            "median": Column("f64", "median of those values; null where there are none", True),
         },
     ),
     "timelines": Table(

@@ -17,6 +17,7 @@ MODALITY = Modality(
     read_events=lazy("clinrep.ehr.tokenize:read_events"),
     tokenize=lazy("clinrep.ehr.tokenize:tokenize"),
     iterate_parts=lazy("clinrep.ehr.tokenize:iterate_parts"),
+    report_site=lazy("clinrep.ehr.tokenize:report_site"),
     load_blocks=lazy("clinrep.ehr.blocks:load_blocks"),
     build_language_model=lazy("clinrep.ehr.models:build_language_model"),
     load_sequences=lazy("clinrep.ehr.sequences:load_sequences"),

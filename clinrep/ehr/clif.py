@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from clinrep.config import InputError, lookup
+from clinrep.ehr.editions import RENAMES
 
 logger = logging.getLogger("clinrep")
 
@@ -48,6 +50,9 @@ class ClifTables:
         if not self.directory.is_dir():
             raise InputError(f"--clif_dir {directory} is not a directory; give the folder with clif_*.parquet")
         self.paths, self.ignored = _map_files(self.directory)
+        self._schemas: dict[str, dict[str, pl.DataType]] = {}
+        self._all_null: dict[tuple[str, str], bool] = {}
+        self._warned: set[tuple[str, str]] = set()
 
     def has(self, table: str) -> bool:
         """Return whether the folder holds this table; a name CLIF does not have is an InputError."""
@@ -66,41 +71,90 @@ class ClifTables:
 
     def check_columns(self, table: str, columns: Mapping[str, Kind]) -> None:
         """Raise an InputError when a column is missing or of the wrong type; reads the footer only."""
-        schema = self._read_schema(table)
+        schema = self.read_schema(table)
         for column, kind in columns.items():
             if column not in schema:
                 found = ", ".join(schema)
                 where = f"{self.paths[table]} has no column {column!r}"
                 raise InputError(f"{where}; its columns are {found}; rename one, or correct the config")
-            _cast_column(column, schema[column], kind, self.paths[table])
+            self._cast(table, column, kind)
 
-    def read(self, table: str, columns: Mapping[str, Kind]) -> pl.DataFrame:
-        """Read columns of a table, in the file's row order.
+    def scan(self, table: str, columns: Mapping[str, Kind]) -> pl.LazyFrame:
+        """Return columns of a table, in the file's row order, checked now and read only when collected.
 
         ids and categories become String, numbers Float64, times Datetime[us] in UTC without zone
-        (aware times are converted, naive ones are taken as they are, with a warning).
+        (aware times are converted, naive ones and dates are taken as they are, with a warning). Collect
+        it within `explain_errors`.
         """
         self.check_columns(table, columns)
-        schema = self._read_schema(table)
+        self.warn_of_naive(table, [column for column, kind in columns.items() if kind == "time"])
+        casts = [self._cast(table, column, kind).alias(column) for column, kind in columns.items()]
+        return self._scan_file(table).select(casts)
+
+    def read(self, table: str, columns: Mapping[str, Kind]) -> pl.DataFrame:
+        """Return what `scan` describes, read into memory."""
+        frame = self.scan(table, columns)
+        with self.explain_errors(table):
+            return frame.collect()
+
+    @contextmanager
+    def explain_errors(self, table: str) -> Iterator[None]:
+        """Turn what polars raises while it reads this table into an InputError that names the file."""
         path = self.paths[table]
-        naive = [c for c, kind in columns.items() if kind == "time" and _is_naive(schema[c])]
-        if naive:
-            logger.warning("%s: %s have no time zone and are taken as UTC", path.name, ", ".join(naive))
-        casts = [_cast_column(column, schema[column], kind, path) for column, kind in columns.items()]
         try:
-            frame = pl.scan_parquet(path).select(list(columns)).collect()
-            return frame.select(cast.alias(column) for column, cast in zip(columns, casts, strict=True))
+            yield
         except pl.exceptions.InvalidOperationError as error:
             raise InputError(f"{path}: a column has values of the wrong type ({error})") from error
         except (pl.exceptions.ComputeError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}); export it again") from error
 
-    def _read_schema(self, table: str) -> dict[str, pl.DataType]:
-        path = self.paths[table]
-        try:
-            return dict(pl.read_parquet_schema(path))
-        except (pl.exceptions.ComputeError, OSError) as error:
-            raise InputError(f"{path} is not a readable Parquet file ({error}); export it again") from error
+    def read_schema(self, table: str) -> dict[str, pl.DataType]:
+        """Return the columns of a table with their types in the file."""
+        if table not in self._schemas:
+            path = self.paths[table]
+            try:
+                self._schemas[table] = dict(self._scan_file(table).collect_schema())
+            except (pl.exceptions.ComputeError, OSError) as error:
+                raise InputError(f"{path} is not a readable Parquet file ({error}); export it again") from error
+        return self._schemas[table]
+
+    def warn_of_naive(self, table: str, columns: Sequence[str]) -> None:
+        """Warn of those time columns that have no zone, once for each; needs them to be there."""
+        schema = self.read_schema(table)
+        naive = [c for c in columns if _is_naive(schema[c]) and (table, c) not in self._warned]
+        if naive:
+            name, listed = self.paths[table].name, ", ".join(naive)
+            logger.warning("%s: %s have no time zone and are taken as UTC", name, listed)
+            self._warned.update((table, column) for column in naive)
+
+    def _scan_file(self, table: str) -> pl.LazyFrame:
+        return pl.scan_parquet(self.paths[table], glob=False)  # a folder may be named run[1]
+
+    def _cast(self, table: str, column: str, kind: Kind) -> pl.Expr:
+        """Return the cast to the kind's type; another type is an InputError unless every value is null.
+
+        Exports give an all-null column whatever type they like: Null, Float64, Int32.
+        """
+        expected, target, cast = _CASTS[kind]
+        dtype = self.read_schema(table)[column]
+        expr = cast(column, dtype)
+        if expr is not None:
+            return expr
+        if self._is_all_null(table, column):
+            return pl.when(pl.col(column).is_null()).then(pl.lit(None, dtype=target))
+        raise InputError(
+            f"{self.paths[table]}: column {column!r} should be {expected}, found {dtype}; correct the export"
+        )
+
+    def _is_all_null(self, table: str, column: str) -> bool:
+        """Return whether a column holds nothing; reads up to its first value, once."""
+        if self.read_schema(table)[column] == pl.Null():
+            return True
+        if (table, column) not in self._all_null:
+            first = self._scan_file(table).select(column).filter(pl.col(column).is_not_null()).head(1)
+            with self.explain_errors(table):
+                self._all_null[table, column] = first.collect(engine="streaming").is_empty()
+        return self._all_null[table, column]
 
 
 def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
@@ -111,7 +165,7 @@ def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
     for path in sorted(directory.iterdir()):
         table = tables.get(path.stem.lower()) if path.suffix == ".parquet" else None
         if table is None:
-            ignored.append(path.name)
+            ignored.append(f"{path.name}/" if path.is_dir() else path.name)
         elif not path.is_file():
             raise InputError(f"{path} is a folder; expected one Parquet file for table {table}: join its parts")
         elif table in paths:
@@ -127,10 +181,12 @@ def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _is_naive(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.Datetime) and dtype.time_zone is None
+    return dtype == pl.Date() or (isinstance(dtype, pl.Datetime) and dtype.time_zone is None)
 
 
 def _cast_time(column: str, dtype: pl.DataType) -> pl.Expr | None:
+    if dtype == pl.Date():
+        return pl.col(column).cast(pl.Datetime("us"))  # its midnight
     if not isinstance(dtype, pl.Datetime):
         return None
     expr = pl.col(column)
@@ -161,48 +217,66 @@ _CASTS: dict[str, tuple[str, pl.DataType, Callable[[str, pl.DataType], pl.Expr |
 }
 
 
-def _cast_column(column: str, dtype: pl.DataType, kind: Kind, path: Path) -> pl.Expr:
-    """Return the cast to the kind's type; another type is an InputError unless every value is null.
+def normalize_text(values: pl.Series, rule: str, column: str | None = None) -> pl.Series:
+    """Return categories spelled by a rule of `TokenizeConfig.normalize`.
 
-    Exports give an all-null column whatever type they like: Null, Float64, Int32.
+    snake_case gives every edition of CLIF the words of 3.0: lower snake_case, then what 3.0 renamed in
+    this column (`editions.RENAMES`; None: no renames). Blank text becomes null. Signs count where text
+    has no letter, so none gets lost and none becomes null: `+` plus, `++` plus_plus, `-2` minus_2.
+    The other rules change nothing but case; empty text stays empty text.
     """
-    expected, target, cast = _CASTS[kind]
-    expr = cast(column, dtype)
-    if expr is not None:
-        return expr
-    if dtype == pl.Null() or _is_all_null(column, path):
-        return pl.when(pl.col(column).is_null()).then(pl.lit(None, dtype=target))
-    raise InputError(f"{path}: column {column!r} should be {expected}, found {dtype}; correct the export")
+    return values.to_frame("text").select(_SPELLINGS[rule](pl.col("text"), column))["text"].alias(values.name)
 
 
-def _is_all_null(column: str, path: Path) -> bool:
-    return bool(pl.scan_parquet(path).select(pl.col(column).is_null().all()).collect().item())
-
-
-def normalize_text(values: pl.Series, rule: str) -> pl.Series:
-    """Return categories spelled by a rule of `TokenizeConfig.normalize`; empty text becomes null."""
-    spelled = values.to_frame("text").select(_SPELLINGS[rule](pl.col("text")).alias("text"))["text"]
-    return spelled.to_frame().select(pl.when(pl.col("text") != "").then(pl.col("text")))["text"].alias(values.name)
-
-
-def _spell_snake_case(text: pl.Expr) -> pl.Expr:
-    # & and / as in CLIF 3.0's own values (l_and_d, ps_or_cpap), so that editions meet.
-    joined = (
-        text.str.to_lowercase().str.replace_all("&", "_and_", literal=True).str.replace_all("/", "_or_", literal=True)
+def _spell_snake_case(text: pl.Expr, column: str | None) -> pl.Expr:
+    lower = text.str.to_lowercase()
+    # A dash between numbers is a range or a date; elsewhere it is a sign.
+    dash = r"(\p{N})\s*-\s*(\p{N})"
+    ranges = lower.str.replace_all(dash, "${1}_${2}").str.replace_all(dash, "${1}_${2}")  # twice: 1-2-3
+    has_letter, has_number = (lower.str.contains(f"\\p{{{kind}}}") for kind in "LN")
+    spelled = (
+        pl.when(has_letter)
+        .then(_join_words(_name_symbols(lower, _JOINTS)))
+        .when(has_number)
+        .then(_join_words(_name_symbols(ranges, _JOINTS | _SIGNS)))
+        .otherwise(_join_words(_name_symbols(lower, _JOINTS | _SIGNS | _MARKS)))
     )
-    return joined.str.replace_all(r"[^\p{L}\p{N}]+", "_").str.strip_chars("_")
+    word = pl.when(spelled != "").then(spelled).when(text.str.strip_chars() != "").then(pl.lit("symbol"))
+    return word.replace(RENAMES.get(column or "", {}))
 
 
-_SPELLINGS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+def _name_symbols(text: pl.Expr, names: Mapping[str, str]) -> pl.Expr:
+    return text.str.replace_many(list(names), [f"_{name}_" for name in names.values()])
+
+
+def _join_words(text: pl.Expr) -> pl.Expr:
+    return text.str.replace_all(r"[^\p{L}\p{N}]+", "_").str.strip_chars("_")
+
+
+_JOINTS = {"&": "and", "/": "or"}  # as in CLIF 3.0's own values: l_and_d, ps_or_cpap
+_SIGNS = {"+": "plus", "-": "minus", "\N{MINUS SIGN}": "minus", "<": "below", ">": "above"}
+_MARKS = {
+    ".": "dot",
+    "_": "underscore",
+    "?": "question",
+    "*": "star",
+    "#": "number",
+    "%": "percent",
+    "=": "equal",
+    "~": "about",
+    "!": "exclamation",
+}
+
+_SPELLINGS: dict[str, Callable[[pl.Expr, str | None], pl.Expr]] = {
     "snake_case": _spell_snake_case,
-    "lower": lambda text: text.str.to_lowercase(),
-    "none": lambda text: text,
+    "lower": lambda text, column: text.str.to_lowercase(),
+    "none": lambda text, column: text,
 }
 
 
-def normalize_words(words: Sequence[str], rule: str) -> list[str]:
-    """Return words of the settings or of an outcome, spelled as the tables' categories are."""
-    return [word for word in normalize_text(pl.Series(words, dtype=pl.String), rule) if word is not None]
+def normalize_words(words: Sequence[str], rule: str, column: str | None = None) -> list[str]:
+    """Return words of the settings or of an outcome, spelled as this column's categories are."""
+    return [word for word in normalize_text(pl.Series(words, dtype=pl.String), rule, column) if word is not None]
 
 
 def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str]:
@@ -212,8 +286,8 @@ def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str
 
 
 def normalize_column(frame: pl.DataFrame, column: str, rule: str) -> pl.DataFrame:
-    """Return `frame` with one category column normalised; each distinct value is spelled once."""
+    """Return `frame` with one category column normalised under its own name; each distinct value is spelled once."""
     distinct = frame[column].unique()
-    table = pl.DataFrame({column: distinct, "_spelled": normalize_text(distinct, rule)})
+    table = pl.DataFrame({column: distinct, "_spelled": normalize_text(distinct, rule, column)})
     joined = frame.join(table, on=column, how="left", nulls_equal=True, maintain_order="left")
     return joined.with_columns(pl.col("_spelled").alias(column)).drop("_spelled")

@@ -8,7 +8,8 @@ import polars as pl
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import ClifTables, Kind, normalize_column
-from clinrep.ehr.configs.tokenize import EdgeToken, TokenizeConfig, parse_window
+from clinrep.ehr.configs.sources import EdgeToken
+from clinrep.ehr.configs.tokenize import TokenizeConfig, parse_window
 from clinrep.ehr.ledger import Ledger
 
 _STAY_COLUMNS: dict[str, Kind] = {
@@ -30,8 +31,9 @@ _PATIENT_COLUMNS: dict[str, Kind] = {
 def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
     """Return every adult stay in the admission window, sorted by subject_id.
 
-    Columns: stay u32 (row number), subject_id, patient_id, and those read of the two tables under
-    their CLIF names; categories are normalised; demographics are null where `patient` lacks a row.
+    Columns: stay u32 (row number), subject_id, patient_id, has_patient (whether it has a row), and those
+    read of the two tables under their CLIF names; categories are normalised; demographics are null
+    where `patient` lacks a row.
     """
     stays = _read_unique(tables, "hospitalization", "hospitalization_id", config, ledger)
     stays = _keep_adults(stays, config, ledger)
@@ -42,21 +44,40 @@ def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> p
     if num_unknown:
         reason = f"{num_unknown} stays have no row in patient: kept, demographics missing"
         ledger.add("hospitalization", "patient known", stays.height, stays.height, reason)
+    patients = patients.with_columns(has_patient=pl.lit(True))
     cohort = stays.join(patients, on="patient_id", how="left").rename({"hospitalization_id": "subject_id"})
-    return cohort.sort("subject_id").with_row_index("stay")
+    return cohort.with_columns(pl.col("has_patient").fill_null(False)).sort("subject_id").with_row_index("stay")
 
 
-def keep_complete_stays(cohort: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
-    """Return the stays that get a timeline: with a discharge after admission, and long enough."""
-    length = (pl.col("discharge_dttm") - pl.col("admission_dttm")).dt.total_microseconds() / 3.6e9
+def keep_complete_stays(
+    cohort: pl.DataFrame,
+    first: pl.Series,
+    last: pl.Series,
+    num_events: pl.Series,
+    config: TokenizeConfig,
+    ledger: Ledger,
+) -> pl.DataFrame:
+    """Return the stays that get a timeline, with length_of_stay_hours, and first and last.
+
+    `first` and `last` are the times of the edge tokens, `num_events` the events, in the order of `cohort`.
+    """
     table = "hospitalization"
-    kept = ledger.filter(cohort, pl.col("discharge_dttm").is_not_null(), table, "discharge", "no discharge_dttm")
-    kept = ledger.filter(kept, length >= 0, table, "order", "discharge_dttm is before admission_dttm")
+    length = (pl.col("discharge_dttm") - pl.col("admission_dttm")).dt.total_microseconds() / 3.6e9
+    span = (pl.col("last") - pl.col("first")).dt.total_microseconds() / 3.6e9
+    kept = cohort.with_columns(length_of_stay_hours=length, first=first, last=last, _events=num_events)
+    kept = ledger.filter(kept, pl.col("discharge_dttm").is_not_null(), table, "discharge", "no discharge_dttm")
+    if not config.keep_without_patient:
+        kept = ledger.filter(kept, pl.col("has_patient"), table, "patient row", "the patient has no row")
+    if not config.keep_without_events:
+        kept = ledger.filter(kept, pl.col("_events") > 0, table, "events", "no event")
+    measured = span if config.length_filter == "timeline" else length
+    if config.length_filter == "stay":
+        kept = ledger.filter(kept, length >= 0, table, "order", "discharge_dttm is before admission_dttm")
     hours = config.min_length_of_stay_hours
-    kept = ledger.filter(kept, length >= hours, table, "length of stay", f"shorter than {hours:g} hours")
+    kept = ledger.filter(kept, measured >= hours, table, "length of stay", f"shorter than {hours:g} hours")
     if kept.is_empty():
         raise InputError(f"no stay of {config.clif_dir} is left; see the counts above, or lower the filters")
-    return kept.with_columns(length_of_stay_hours=length)
+    return kept.drop("_events")
 
 
 def describe_subjects(kept: pl.DataFrame) -> pl.DataFrame:
@@ -105,6 +126,10 @@ def _read_unique(tables: ClifTables, table: str, key: str, config: TokenizeConfi
     frame = ledger.filter(frame, pl.col(key).is_not_null(), table, "key", f"no {key}")
     unique = frame.unique(maintain_order=True)
     ledger.add(table, "duplicates", frame.height, unique.height, "the same row again")
+    if table == "patient" and config.duplicate_patients == "first":
+        first = unique.unique(key, keep="first", maintain_order=True)
+        ledger.add(table, "first row", unique.height, first.height, "the patient has an earlier row")
+        return first
     twice = unique.filter(pl.col(key).is_duplicated())[key].n_unique()
     if twice:
         path = tables.paths[table]

@@ -10,7 +10,7 @@ import polars as pl
 
 from clinrep import artifacts
 from clinrep.config import InputError
-from clinrep.ehr.vocabulary import load_settings
+from clinrep.ehr.tokenizer import load_settings
 
 logger = logging.getLogger("clinrep")
 

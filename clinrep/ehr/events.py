@@ -1,27 +1,53 @@
-"""Rows of CLIF tables to events: (stay, time, source, category, value)."""
+"""Rows of CLIF tables to events of stays, each table read once and in bounded memory."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from clinrep.config import InputError
-from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_column, normalize_words
-from clinrep.ehr.configs.tokenize import Condition, EventSource, TokenizeConfig
+from clinrep.ehr.clif import ClifTables
+from clinrep.ehr.configs.sources import EventSource
+from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.ledger import Ledger
+from clinrep.ehr.scan import BATCH_ROWS, Batch, Combinations, TableScan
+from clinrep.ehr.sources import NULL, Codes, Columns, SourcePlan, get_source_columns
+from clinrep.ehr.store import NO_TIME, UNTIMED, Events, EventStore
+from clinrep.run import show_progress
 
 logger = logging.getLogger("clinrep")
 
-EVENT_SCHEMA = {
-    "stay": pl.UInt32(),  # row number in the cohort
-    "time": pl.Datetime("us"),
-    "source": pl.UInt16(),  # position in config.sources: the order of simultaneous events
-    "category": pl.String(),  # normalised; null where the source has none
-    "unit": pl.String(),
-    "value": pl.Float64(),  # null where missing or not numeric
-    "word": pl.String(),  # normalised categorical value
-}
+
+@dataclass
+class EventLog:
+    """The events of every adult stay, and what was learned of each stay while they were read."""
+
+    store: EventStore
+    codes: Codes
+    num_events: np.ndarray
+    """i64 (stays,)"""
+    first_event: np.ndarray
+    """i64 (stays,): microseconds since 1970 of the first event with a time, `NO_TIME` where there is none."""
+    first_edge: np.ndarray
+    """i64 (stays,): the same of the sources that move the edge tokens."""
+    last_edge: np.ndarray
+    """i64 (stays,): of their last event; the least integer where there is none."""
+    num_of_source: np.ndarray
+    """i64 (sources,): events that can stand in a timeline."""
+
+    def __enter__(self) -> EventLog:
+        """Return the log itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what lies in files."""
+        self.store.close()
 
 
 def check_sources(tables: ClifTables, config: TokenizeConfig) -> None:
@@ -29,134 +55,246 @@ def check_sources(tables: ClifTables, config: TokenizeConfig) -> None:
     for source in config.sources:
         if source.required:
             tables.require(source.table, f"source {source.name!r} requires")
-        if tables.has(source.table):
-            tables.check_columns(source.table, get_source_columns(source))
+        if tables.has(source.table) and not _find_missing_columns(source, tables):
+            for column, kinds in get_source_columns(source, tables).items():
+                for kind in kinds:
+                    tables.check_columns(source.table, {column: kind})
 
 
-def get_source_columns(source: EventSource) -> dict[str, Kind]:
-    """Return the columns a source reads, with their kind."""
-    columns: dict[str, Kind] = {"hospitalization_id": "id", source.time_column: "time"}
-    for column in (source.category_column, source.categorical_value_column, source.unit_column):
-        if column is not None:
-            columns[column] = "category"
-    if source.value_column is not None:
-        columns[source.value_column] = "number"
-    for condition in source.keep_if:
-        is_compared = bool(condition.one_of or condition.none_of)
-        if is_compared and columns.get(condition.column, "any") == "number":
-            name = f"keep_if of source {source.name}"
-            raise InputError(
-                f"{name}: column {condition.column!r} holds numbers; one_of and none_of compare categories"
-            )
-        if is_compared or condition.column not in columns:
-            columns[condition.column] = "category" if is_compared else "any"
-    return columns
+def _find_missing_columns(source: EventSource, tables: ClifTables) -> list[str]:
+    """Return the columns that the table lacks, where the source may then be skipped."""
+    if source.if_column_missing == "error":
+        return []
+    asked = [source.id_column, source.time_column, source.category_column, source.value_column]
+    asked += [source.categorical_value_column, source.unit_column]
+    present = tables.read_schema(source.table)
+    return [name for name in asked if name is not None and name not in present]
 
 
-def read_events(tables: ClifTables, cohort: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:
-    """Return the events of every adult stay (columns of `EVENT_SCHEMA`), in the order of the sources."""
+def read_events(
+    tables: ClifTables, cohort: pl.DataFrame, config: TokenizeConfig, ledger: Ledger, directory: Path
+) -> EventLog:
+    """Read the events of every adult stay; what memory does not hold lies in `directory` until closed."""
     used = {source.table for source in config.sources} | {"patient", "hospitalization"}
     unused = sorted(set(tables.paths) - used)
     if unused:
         logger.info("%s: no event source uses %s", tables.directory, ", ".join(unused))
-    frames = [pl.DataFrame(schema=EVENT_SCHEMA)]
-    read_tables: set[str] = set()
+    plans = _plan_sources(tables, config, ledger)
+    num_rows = {plan.source.table: pq.read_metadata(tables.paths[plan.source.table]).num_rows for plan in plans}
+    num_events = sum(num_rows[plan.source.table] for plan in plans)
+    store = EventStore(cohort.height, num_events, int(config.memory_gb * 1e9 / 16), directory)
+    none, least = np.full(cohort.height, NO_TIME), np.iinfo(np.int64).min
+    zeros = (np.zeros(size, dtype=np.int64) for size in (cohort.height, len(config.sources)))
+    log = EventLog(store, Codes(), next(zeros), none, none.copy(), np.full_like(none, least), next(zeros))
+    reader = _Reader(tables, cohort, config, ledger, log)
+    groups = sorted({(plan.source.table, plan.source.id_column) for plan in plans})
+    groups.sort(key=lambda group: [(p.source.table, p.source.id_column) for p in plans].index(group))
+    try:
+        for table, id_column in groups:
+            chosen = [plan for plan in plans if (plan.source.table, plan.source.id_column) == (table, id_column)]
+            reader.read(table, id_column, chosen)
+    except BaseException:
+        store.close()
+        raise
+    return log
+
+
+def _plan_sources(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> list[SourcePlan]:
+    plans = []
+    absent: dict[str, list[str]] = {}
     for number, source in enumerate(config.sources):
+        step = f"{source.name}: table"
         if not tables.has(source.table):
-            ledger.add(source.table, f"{source.name}: table", 0, 0, "the folder has no such table")
-            logger.warning("source %s: no table %s; it gives no events", source.name, source.table)
-            continue
-        rows = _read_rows(tables, source, cohort, ledger, is_first=source.table not in read_tables)
-        read_tables.add(source.table)
-        frames.append(_make_events(rows, number, source, config, ledger))
-    return pl.concat(frames)
-
-
-def _read_rows(
-    tables: ClifTables, source: EventSource, cohort: pl.DataFrame, ledger: Ledger, is_first: bool
-) -> pl.DataFrame:
-    """Read a source's rows of adult stays, adding `stay`.
-
-    Rows of stays outside the cohort enter the ledger once per table, however many sources share it.
-    """
-    frame = tables.read(source.table, get_source_columns(source))
-    ids = cohort.select("stay", hospitalization_id="subject_id")
-    rows = frame.join(ids, on="hospitalization_id", how="inner", maintain_order="left")
-    if frame.height and rows.is_empty():
-        message = (
-            f"{tables.paths[source.table]}: none of its {frame.height} rows has the hospitalization_id of an adult stay"
-        )
-        if source.required:
-            raise InputError(f"{message}; ids of another site, or spelled otherwise? correct the export")
-        logger.warning("%s: source %s gives no events", message, source.name)
-    if is_first:
-        ledger.add(source.table, "read", frame.height, frame.height, f"rows of {tables.paths[source.table].name}")
-        ledger.add(source.table, "adult stay", frame.height, rows.height, "hospitalization_id is not of an adult stay")
-    return rows
-
-
-def _make_events(
-    rows: pl.DataFrame, number: int, source: EventSource, config: TokenizeConfig, ledger: Ledger
-) -> pl.DataFrame:
-    table, name = source.table, source.name
-    for column, kind in get_source_columns(source).items():
-        if kind == "category" and column != source.unit_column:
-            rows = normalize_column(rows, column, config.normalize)
-    for condition in source.keep_if:
-        rows = _apply_condition(rows, condition, source, config, ledger)
-    if source.category_column is not None:
-        category = pl.col(source.category_column)
-        if source.null_category == "drop":
-            rows = ledger.filter(
-                rows, category.is_not_null(), table, f"{name}: category", f"no {source.category_column}"
-            )
+            ledger.add(source.table, step, 0, 0, "the folder has no such table")
+            absent.setdefault(source.table, []).append(source.name)
+        elif missing := _find_missing_columns(source, tables):
+            ledger.add(source.table, step, 0, 0, f"the table has no column {', '.join(missing)}")
+            logger.warning("source %s: %s has no column %s; it gives no events", source.name, source.table, missing)
         else:
-            rows = rows.with_columns(category.fill_null(config.missing_category))
-    is_timed = pl.col(source.time_column).is_not_null()
-    rows = ledger.filter(rows, is_timed, table, f"{name}: time", f"no {source.time_column}")
-    return rows.select(
-        "stay",
-        time=pl.col(source.time_column),
-        source=pl.lit(number, pl.UInt16),
-        category=_column_or_null(source.category_column, pl.String()),
-        unit=normalize_unit(_column_or_null(source.unit_column, pl.String())),
-        value=_column_or_null(source.value_column, pl.Float64()),
-        word=_column_or_null(source.categorical_value_column, pl.String()),
-    )
+            plans.append(SourcePlan(number, source, tables, config))
+    for table, names in absent.items():
+        logger.warning("no table %s: no events from source %s", table, ", ".join(names))
+    return plans
 
 
-def _apply_condition(
-    rows: pl.DataFrame, condition: Condition, source: EventSource, config: TokenizeConfig, ledger: Ledger
-) -> pl.DataFrame:
-    column, step = pl.col(condition.column), f"{source.name}: keep_if {condition.column}"
-    keep: pl.Expr
-    if condition.is_null is not None:
-        keep = column.is_null() if condition.is_null else column.is_not_null()
-        reason = "it is not null" if condition.is_null else "it is null"
-        rows = ledger.filter(rows, keep, source.table, step, reason)
-    if condition.one_of:
-        words = normalize_words(condition.one_of, config.normalize)
-        _warn_of_absent(words, rows[condition.column], source)
-        rows = ledger.filter(rows, column.is_in(words), source.table, step, f"it is not one of {', '.join(words)}")
-    if condition.none_of:
-        words = normalize_words(condition.none_of, config.normalize)
-        _warn_of_absent(words, rows[condition.column], source)
-        keep = column.is_null() | ~column.is_in(words)
-        rows = ledger.filter(rows, keep, source.table, step, f"it is one of {', '.join(words)}")
-    return rows
+class _Reader:
+    """Reads tables, one after the other, into an EventLog."""
+
+    def __init__(
+        self, tables: ClifTables, cohort: pl.DataFrame, config: TokenizeConfig, ledger: Ledger, log: EventLog
+    ) -> None:
+        self.tables, self.config, self.ledger, self.log = tables, config, ledger, log
+        self.cohort = cohort
+        self.stay_of = {
+            "hospitalization_id": dict(zip(cohort["subject_id"], range(cohort.height), strict=True)),
+            "patient_id": {},
+        }
+        edges = config.edge_time_sources
+        self.moves_edges = [edges is None or source.name in edges for source in config.sources]
+
+    def read(self, table: str, id_column: Literal["hospitalization_id", "patient_id"], plans: list[SourcePlan]) -> None:
+        """Read one table for all the sources on it."""
+        columns: Columns = {}
+        for plan in plans:
+            for column, kinds in plan.columns.items():
+                columns.setdefault(column, set()).update(kinds)
+        scan = TableScan(self.tables.paths[table], columns)
+        self.tables.warn_of_naive(table, [column for column, kinds in columns.items() if "time" in kinds])
+        finder = _PatientStays(self.cohort) if id_column == "patient_id" else None
+        ids = finder.numbers if finder is not None else self.stay_of[id_column]
+        stay_of_code = np.full(1, -1, dtype=np.int64)
+        combinations, counts = Combinations(), np.empty(0, dtype=np.int64)
+        num_read = num_known = 0
+        batches = show_progress(scan.iterate(), self.config, table, _count_batches(scan.path))
+        for batch in batches:
+            new = [ids.get(text, -1) for text in scan.values[id_column][len(stay_of_code) - 1 :]]
+            stay_of_code = np.concatenate([stay_of_code, np.array(new, dtype=np.int64)])
+            stay = stay_of_code[batch.text[id_column]]
+            numbers = _number_rows(batch, columns, id_column, combinations)
+            is_known = stay >= 0
+            num_read, num_known = num_read + batch.num_rows, num_known + int(is_known.sum())
+            _extend_plans(plans, combinations, scan, columns, id_column, self.log.codes)
+            counts = np.concatenate([counts, np.zeros(len(combinations.rows) - len(counts), dtype=np.int64)])
+            counts += np.bincount(numbers[is_known], minlength=len(counts))
+            for plan in plans:
+                self._add_events(plan, batch, stay, is_known, numbers, finder)
+        self._record(table, scan, plans, counts, num_read, num_known)
+
+    def _add_events(
+        self,
+        plan: SourcePlan,
+        batch: Batch,
+        stay: np.ndarray,
+        is_known: np.ndarray,
+        numbers: np.ndarray,
+        finder: _PatientStays | None,
+    ) -> None:
+        """Turn the rows of one batch into the events of one source."""
+        code = plan.codes[numbers]
+        is_event = is_known & (code >= 0)
+        # no copies where every row is kept
+        rows: np.ndarray | slice = slice(None) if is_event.all() else np.flatnonzero(is_event)
+        code, stay = code[rows].astype(np.uint32), stay[rows]
+        source = plan.source
+        has_time = source.time_column is not None
+        time = batch.times[source.time_column][rows] if has_time else np.full(len(code), NO_TIME)  # type: ignore[index]
+        if has_time and self.config.learn_from_untimed:
+            time = np.where(batch.is_null[source.time_column][rows], UNTIMED, time)  # type: ignore[index]
+        has_value = source.value_column is not None
+        value = batch.numbers[source.value_column][rows] if has_value else np.full(len(code), np.nan)  # type: ignore[index]
+        if has_value:
+            value = plan.convert_values(value, numbers[rows])
+        events = Events(stay.astype(np.uint32), time, code, value)
+        if finder is not None:
+            found = np.where(time == UNTIMED, -1, finder.find(stay, time))  # no time, no stay
+            plan.num_outside += int(((found < 0) & (time != UNTIMED)).sum())
+            events = Events(found, time, code, value).take(found >= 0)
+            events = Events(events.stay.astype(np.uint32), events.time, events.code, events.value)
+        if source.ranges:
+            events = apply_ranges(events, plan, self.log.codes)
+        self._note_times(events, plan)
+        self.log.store.add(events)
+
+    def _note_times(self, events: Events, plan: SourcePlan) -> None:
+        """Keep count and first and last times of each stay's events."""
+        log = self.log
+        log.num_events += np.bincount(events.stay, minlength=len(log.num_events))
+        if self.config.learn_from_untimed:
+            events = events.take(events.time != UNTIMED)
+        log.num_of_source[plan.number] += len(events)
+        if plan.source.time_column is None:
+            return
+        np.minimum.at(log.first_event, events.stay, events.time)
+        if self.moves_edges[plan.number]:
+            np.minimum.at(log.first_edge, events.stay, events.time)
+            np.maximum.at(log.last_edge, events.stay, events.time)
+
+    def _record(
+        self, table: str, scan: TableScan, plans: list[SourcePlan], counts: np.ndarray, num_read: int, num_known: int
+    ) -> None:
+        """Write the ledger of a table that was read, and warn of what looks wrong."""
+        what = f"{self.tables.paths[table]}: none of its {num_read} rows has the id of an adult stay"
+        if num_read and not num_known:
+            if any(plan.source.required for plan in plans):
+                raise InputError(f"{what}; ids of another site, or spelled otherwise? correct the export")
+            logger.warning("%s: it gives no events", what)
+        id_column = plans[0].source.id_column
+        self.ledger.add(table, "read", num_read, num_read, f"rows of {self.tables.paths[table].name}")
+        self.ledger.add(table, "adult stay", num_read, num_known, f"{id_column} is not of an adult stay")
+        for plan in plans:
+            plan.write_ledger(counts, num_known, self.ledger)
+            plan.write_ranges(counts, self.log.codes, self.ledger)
+            plan.warn_of_absent_words(scan.values)
 
 
-def _warn_of_absent(words: list[str], values: pl.Series, source: EventSource) -> None:
-    absent, known = find_absent(words, values)
-    if absent:
-        logger.warning("source %s: %s never occurs in %s; found: %s", source.name, absent, values.name, known)
+def _count_batches(path: Path) -> int:
+    return -(-pq.read_metadata(path).num_rows // BATCH_ROWS)
 
 
-def _column_or_null(column: str | None, dtype: pl.DataType) -> pl.Expr:
-    return pl.lit(None, dtype=dtype) if column is None else pl.col(column)
+def _number_rows(batch: Batch, columns: Columns, id_column: str, combinations: Combinations) -> np.ndarray:
+    """Return the combination each row has of all texts and null flags but the id."""
+    texts = [batch.text[name] for name in columns if name in batch.text and name != id_column]
+    flags = [batch.is_null[name].view(np.int8) for name in columns if name in batch.is_null]
+    return combinations.number([*texts, *flags] or [np.zeros(batch.num_rows, dtype=np.int8)])
 
 
-def normalize_unit(unit: pl.Expr) -> pl.Expr:
-    """Return units in lower case with single blanks (found: '10^3/µL<tab>'); empty text becomes null."""
-    spelled = unit.str.strip_chars().str.to_lowercase().str.replace_all(r"\s+", " ")
-    return pl.when(spelled != "").then(spelled)
+def _extend_plans(
+    plans: list[SourcePlan], combinations: Combinations, scan: TableScan, columns: Columns, id_column: str, codes: Codes
+) -> None:
+    """Let every plan decide about the combinations that are new."""
+    new = combinations.rows[len(plans[0].failed) :]
+    if not new:
+        return
+    texts = [name for name in columns if name in scan.values and name != id_column]
+    flags = [name for name in columns if columns[name] - {"id", "category"}]
+    digits = list(zip(*new, strict=True))
+    data: dict[str, pl.Series] = {}
+    for name, column in zip(texts, digits[: len(texts)], strict=True):
+        values = scan.values[name]
+        data[name] = pl.Series([values[code - 1] if code else None for code in column], dtype=pl.String)
+    for name, column in zip(flags, digits[len(texts) :], strict=False):
+        data[NULL + name] = pl.Series(column, dtype=pl.Int8).cast(pl.Boolean)
+    frame = pl.DataFrame(data) if data else pl.DataFrame({"_": [None] * len(new)})
+    for plan in plans:
+        plan.extend(frame, codes)
+
+
+def apply_ranges(events: Events, plan: SourcePlan, codes: Codes) -> Events:
+    """Return the events after what the source declares about impossible values, counting each."""
+    low, high, action = plan.get_bounds(codes)
+    is_beyond = (events.value < low[events.code]) | (events.value > high[events.code])
+    rows = np.flatnonzero(is_beyond)
+    if not len(rows):
+        return events
+    beyond = events.code[rows]
+    for code, count in enumerate(np.bincount(beyond[events.time[rows] != UNTIMED])):
+        if count:
+            plan.num_beyond[code] = plan.num_beyond.get(code, 0) + int(count)
+    actions = action[beyond]
+    clipped = rows[actions == plan.CLIP]
+    value = events.value.copy()
+    value[clipped] = np.clip(value[clipped], low[events.code[clipped]], high[events.code[clipped]])
+    keep = np.ones(len(events), dtype=bool)
+    keep[rows[actions == plan.DROP]] = False
+    return Events(events.stay, events.time, events.code, value).take(keep)
+
+
+class _PatientStays:
+    """Finds the stay of a patient at a time, for tables that know only the patient."""
+
+    def __init__(self, cohort: pl.DataFrame) -> None:
+        patients = cohort["patient_id"].unique().sort()
+        self.numbers: dict[str, int] = dict(zip(patients, range(patients.len()), strict=True))
+        number = cohort["patient_id"].replace_strict(self.numbers, return_dtype=pl.Int64)
+        stays = cohort.select("stay", "admission_dttm", "discharge_dttm", patient=number)
+        self._stays = stays.sort("admission_dttm", "stay")
+
+    def find(self, patient: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return i64 (N,): the stay with the latest admission at or before the time, -1 if discharged before it."""
+        rows = pl.DataFrame({"patient": patient, "time": time}).with_columns(pl.col("time").cast(pl.Datetime("us")))
+        rows = rows.with_row_index("row").sort("time")
+        joined = rows.join_asof(
+            self._stays, left_on="time", right_on="admission_dttm", by="patient", check_sortedness=False
+        ).sort("row")
+        is_inside = pl.col("discharge_dttm").is_null() | (pl.col("time") <= pl.col("discharge_dttm"))
+        return joined.select(pl.when(is_inside).then(pl.col("stay").cast(pl.Int64)).fill_null(-1))["stay"].to_numpy()

@@ -15,11 +15,11 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, int, int, str]] = []
 
-    def add(self, table: str, step: str, rows_in: int, rows_out: int, reason: str) -> None:
+    def add(self, table: str, step: str, rows_in: int, rows_out: int, reason: str, level: int = logging.INFO) -> None:
         """Record one step; what was dropped is logged."""
         self._rows.append((table, step, rows_in, rows_out, reason))
         if rows_in != rows_out:
-            logger.info("%s, %s: %d of %d rows left out: %s", table, step, rows_in - rows_out, rows_in, reason)
+            logger.log(level, "%s, %s: %d of %d rows left out: %s", table, step, rows_in - rows_out, rows_in, reason)
 
     def filter(self, frame: pl.DataFrame, keep: pl.Expr, table: str, step: str, reason: str) -> pl.DataFrame:
         """Return the rows where `keep` is true (null counts as false), and record how many are not."""

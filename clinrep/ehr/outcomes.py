@@ -10,7 +10,7 @@ from datetime import timedelta
 import polars as pl
 
 from clinrep.config import lookup
-from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_column, normalize_words
+from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_text, normalize_words
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 
 logger = logging.getLogger("clinrep")
@@ -33,7 +33,7 @@ class Outcome:
 
 def _find_death(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
     category = pl.col("discharge_category")
-    word = _normalize_word("Expired", config)
+    word = _normalize_word("Expired", config, "discharge_category")
     _warn_if_absent(word, stays["discharge_category"], "hospitalization.discharge_category")
     is_event = (category == word) | category.is_null()
     return stays.filter(is_event).select("subject_id", event_time="discharge_dttm", is_unknown=category.is_null())
@@ -51,12 +51,27 @@ def _find_rows(table: str, columns: dict[str, Kind], word: str) -> Callable[...,
     stay, time, column = columns
 
     def find(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
-        rows = normalize_column(tables.read(table, columns), column, config.normalize)
-        spelled = _normalize_word(word, config)
-        _warn_if_absent(spelled, rows[column], f"{table}.{column}")
-        rows = rows.filter(pl.col(column) == spelled).rename({stay: "subject_id"})
-        rows = rows.join(stays.select("subject_id"), on="subject_id", how="semi")
-        return rows.select("subject_id", event_time=pl.col(time), is_unknown=pl.lit(False))
+        # Rows are many, spellings few: find the spellings first, then only their rows.
+        scan = tables.scan(table, columns)
+        with tables.explain_errors(table):
+            texts = scan.select(pl.col(column).unique()).collect(engine="streaming")[column]
+        spelled, words = _normalize_word(word, config, column), normalize_text(texts, config.normalize, column)
+        _warn_if_absent(spelled, words, f"{table}.{column}")
+        is_event = pl.col(column).is_in(texts.filter(words == spelled).implode())
+        rows = (
+            scan.filter(is_event)
+            .group_by(stay)
+            .agg(event_time=pl.col(time).min(), num_undated=pl.col(time).null_count())
+        )
+        with tables.explain_errors(table):
+            found = rows.collect(engine="streaming").rename({stay: "subject_id"})
+        found = found.join(stays.select("subject_id"), on="subject_id", how="semi")
+        # One row says when, another that there was one without a time.
+        dated = found.filter(pl.col("event_time").is_not_null()).select("subject_id", "event_time")
+        undated = found.filter(pl.col("num_undated") > 0).select(
+            "subject_id", event_time=pl.lit(None, dtype=pl.Datetime("us"))
+        )
+        return pl.concat([dated, undated]).with_columns(is_unknown=pl.lit(False))
 
     return find
 
@@ -140,9 +155,9 @@ def label_outcome(
 
     The label is whether the event follows index_time. It is null, never false, for a stay that the
     question cannot be asked of: its table is missing, the event was already seen at index_time, the
-    stay had ended by then, or whether or when it happened is unknown.
+    stay had ended or had not begun by then, or whether or when it happened is unknown.
     """
-    base = stays.select("subject_id", "discharge_dttm").with_columns(index_time=index_times)
+    base = stays.select("subject_id", "discharge_dttm", "first").with_columns(index_time=index_times)
     if tables.has(outcome.table):
         found = outcome.find_events(tables, stays, config)
     else:
@@ -179,6 +194,8 @@ def _name_exclusion(has_table: bool, table: str, is_end_closed: bool) -> pl.Expr
     return (
         pl.when(pl.col("is_unknown").fill_null(False))
         .then(pl.lit("whether it happened is not recorded"))
+        .when(~is_seen("first"))
+        .then(pl.lit("observation window ends before the stay begins"))
         .when(is_seen("event_time"))
         .then(pl.lit("event before index_time"))
         .when(is_seen("discharge_dttm"))
@@ -189,8 +206,8 @@ def _name_exclusion(has_table: bool, table: str, is_end_closed: bool) -> pl.Expr
     )
 
 
-def _normalize_word(word: str, config: TokenizeConfig) -> str:
-    return normalize_words([word], config.normalize)[0]
+def _normalize_word(word: str, config: TokenizeConfig, column: str) -> str:
+    return normalize_words([word], config.normalize, column)[0]
 
 
 def _warn_if_absent(word: str, values: pl.Series, where: str) -> None:

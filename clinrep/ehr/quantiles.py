@@ -1,12 +1,34 @@
-"""Quantile edges of numeric values, learned on train, and the bins they make."""
+"""Quantile edges of numeric values, learned on train, and the bins they make: N values, G groups, E edges."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 # Words of the bins: Q0 is below the first edge, Q9 (of ten) at or above the last.
 BIN_WORD = "Q{}"
+# What one value costs while its group is sorted: group, value, their copies.
+BYTES_PER_VALUE = 48
+
+Chunks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+"""Gives chunks of (group i64, -1 for what takes no part; value f64), the same at every call."""
+
+
+@dataclass(frozen=True)
+class GroupQuantiles:
+    """What was learned of G groups of values."""
+
+    count: np.ndarray
+    """i64 (G,): values that took part."""
+    edges: np.ndarray
+    """f64 (G, E): never decreasing, NaN for a group without values."""
+    median: np.ndarray
+    """f64 (G,): NaN for a group without values."""
+    bin_count: np.ndarray
+    """i64 (G, E + 1): values in each bin, 0 for a group without edges."""
 
 
 def get_bin_words(num_bins: int) -> list[str]:
@@ -14,43 +36,107 @@ def get_bin_words(num_bins: int) -> list[str]:
     return [BIN_WORD.format(number) for number in range(num_bins)]
 
 
-def learn_quantiles(train_values: pl.DataFrame, num_bins: int) -> pl.DataFrame:
-    """Return the table `quantiles` of train values, sorted by category and unit (null first).
+def get_probabilities(num_bins: int) -> np.ndarray:
+    """Return those of the edges, as numpy.arange gives them and not as literals (spec/manuscript.md, section 0)."""
+    return np.arange(1 / num_bins, 1, 1 / num_bins)[: num_bins - 1]
 
-    `train_values` has category, unit and value, of train stays only. Null, NaN and infinite values
-    take no part; a (category, unit) without any other has no row. Edges are numpy's linear quantiles
-    at numpy.arange(1 / num_bins, 1, 1 / num_bins) (spec/manuscript.md, section 0) and repeat where
-    values are tied.
+
+def learn_quantiles(
+    chunks: Chunks, num_groups: int, num_bins: int, memory_bytes: int, edges: np.ndarray | None = None
+) -> GroupQuantiles:
+    """Return the quantiles of every group, equal to numpy's linear ones to the last bit.
+
+    Values must be numbers (no NaN); infinities take part. Groups are sorted together as far as memory
+    goes, each batch of groups in one pass over the chunks, so the result does not depend on the budget.
+    With `edges` f64 (G, E), NaN where a group has none, nothing is learned but the median, and values
+    are counted in the given bins.
     """
-    probabilities = np.arange(1 / num_bins, 1, 1 / num_bins)[: num_bins - 1]
-    finite = train_values.filter(pl.col("value").is_finite())
-    groups = finite.group_by("category", "unit").agg(pl.len().cast(pl.UInt64).alias("train_count"), pl.col("value"))
-    # numpy itself: polars rounds its interpolation otherwise, and edges must not depend on the library.
-    edges = [np.quantile(values.to_numpy(), probabilities).tolist() for values in groups["value"]]
-    table = groups.drop("value").with_columns(pl.Series("edges", edges, dtype=pl.List(pl.Float64)))
-    return table.sort("category", "unit", nulls_last=False)
+    count = np.zeros(num_groups, dtype=np.int64)
+    for group, _ in chunks():
+        count += np.bincount(group[group >= 0], minlength=num_groups)
+    probabilities = np.append(get_probabilities(num_bins), 0.5)
+    found = np.full((num_groups, len(probabilities)), np.nan)
+    bin_count = np.zeros((num_groups, num_bins), dtype=np.int64)
+    for first, last in _batch_groups(count, max(1, memory_bytes // BYTES_PER_VALUE)):
+        groups, ordered = _sort_some(chunks, first, last)
+        found[groups] = interpolate(ordered, count[groups], probabilities)
+        used = found[groups, :-1] if edges is None else edges[groups]
+        bin_count[groups] = _count_bins(ordered, count[groups], used)
+    return GroupQuantiles(count, found[:, :-1] if edges is None else edges, found[:, -1], bin_count)
 
 
-def find_bins(values: pl.DataFrame, quantiles: pl.DataFrame, num_bins: int) -> pl.Series:
-    """Return the bin number i32 of each row of `values` (category, unit, value), in its order.
+def _batch_groups(count: np.ndarray, max_values: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of groups that together have at most `max_values` values (or are a single group)."""
+    first = 0
+    while first < len(count):
+        total = np.cumsum(count[first:])
+        size = max(1, int(np.searchsorted(total, max_values, side="right")))
+        if total[min(size, len(total)) - 1]:
+            yield first, first + size
+        first += size
 
-    Bins are left-closed: the number is how many edges are <= value, as numpy.digitize. So bins
-    between tied edges stay empty, and a constant category has all its values in the last bin. Null
-    where the value is null, NaN or infinite; -1 where it is finite but (category, unit) has no edges.
+
+def _sort_some(chunks: Chunks, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of the groups first..last that have values, and their sorted values, one after the other."""
+    groups, values = [], []
+    for group, value in chunks():
+        rows = np.flatnonzero((group >= first) & (group < last))
+        groups.append(group[rows].astype(np.uint32))
+        values.append(value[rows])
+    frame = pl.DataFrame({"group": np.concatenate(groups), "value": np.concatenate(values)})
+    del groups, values
+    lists = frame.group_by("group").agg(pl.col("value").sort()).sort("group")
+    ordered = lists["value"].explode(empty_as_null=False, keep_nulls=False).to_numpy()
+    return lists["group"].to_numpy().astype(np.int64), ordered
+
+
+def _count_bins(ordered: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return how many of each group's sorted values are in each bin of its edges, i64 (G, E + 1)."""
+    low = np.broadcast_to((np.cumsum(count) - count)[:, None], edges.shape).copy()
+    high = low + count[:, None]
+    start = low.copy()
+    while (low < high).any():  # binary search for every edge at once
+        middle = (low + high) // 2
+        is_below = ordered[np.minimum(middle, len(ordered) - 1)] < edges
+        low, high = np.where(is_below & (low < high), middle + 1, low), np.where(is_below, high, middle)
+    low = np.maximum.accumulate(low, axis=1)  # NaN, beside infinite values, is like the edge before it
+    position = np.concatenate([np.zeros_like(count)[:, None], low - start, count[:, None]], axis=1)
+    bins = np.diff(position, axis=1)
+    bins[np.isnan(edges).all(axis=1)] = 0
+    return bins
+
+
+def interpolate(ordered: np.ndarray, count: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return f64 (G, P): the linear quantiles of groups whose sorted values stand one after the other.
+
+    The formula is numpy's (method "linear" of numpy.quantile, Hyndman and Fan 1996, type 7) with its
+    two-sided interpolation, because edges must not depend on the library.
     """
-    wide = quantiles.select(
-        "category", "unit", *[pl.col("edges").list.get(i).alias(f"edge_{i}") for i in range(num_bins - 1)]
-    )
-    keys = values.select("category", "unit", "value")
-    joined = keys.join(wide, on=["category", "unit"], how="left", nulls_equal=True, maintain_order="left")
-    num_below = pl.sum_horizontal(
-        [(pl.col(f"edge_{i}") <= pl.col("value")).cast(pl.Int32) for i in range(num_bins - 1)]
-    )
-    number = (
-        pl.when(~pl.col("value").is_finite() | pl.col("value").is_null())
-        .then(None)
-        .when(pl.col("edge_0").is_null())
-        .then(-1)
-        .otherwise(num_below)
-    )
-    return joined.select(number.cast(pl.Int32).alias("bin"))["bin"]
+    start = (np.cumsum(count) - count)[:, None]
+    position = (count[:, None] - 1) * probabilities
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, count[:, None] - 1)
+    fraction = position - below
+    low, high = ordered[start + below], ordered[start + above]
+    with np.errstate(invalid="ignore"):  # between infinities
+        difference = high - low
+        return np.where(fraction >= 0.5, high - difference * (1 - fraction), low + difference * fraction)
+
+
+def find_bins(value: np.ndarray, group: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return i32 (N,): how many edges of its group, a row of `edges` f64 (G, E), are <= each value.
+
+    So bins are left-closed as numpy.digitize's: those between tied edges stay empty, and a constant
+    category has all its values in the last. NaN is in bin 0.
+    """
+    width = 1 << int(edges.shape[1]).bit_length()
+    padded = np.full((len(edges), width), np.nan)  # NaN is never <= a value
+    padded[:, : edges.shape[1]] = edges
+    flat = padded.ravel()
+    base = group.astype(np.int64) * width - 1
+    bins = np.zeros(len(value), dtype=np.int64)
+    step = width // 2
+    while step:  # binary search in all rows at once: the last position whose edge is <= value
+        bins += step * (flat[base + bins + step] <= value)
+        step //= 2
+    return bins.astype(np.int32)

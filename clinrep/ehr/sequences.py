@@ -11,17 +11,20 @@ import polars as pl
 from clinrep.artifacts import SPLITS, read_table
 from clinrep.config import InputError, lookup
 from clinrep.ehr.blocks import find_pad_id, read_vocabulary
-from clinrep.ehr.vocabulary import load_settings
+from clinrep.ehr.tokenizer import load_settings
 from clinrep.sequences import Sequences
 
 logger = logging.getLogger("clinrep")
 
 
-def load_sequences(timelines_dir: str, max_length: int, outcome: str | None = None) -> Sequences:
+def load_sequences(
+    timelines_dir: str, max_length: int, outcome: str | None = None, truncation: str = "keep_latest"
+) -> Sequences:
     """Return the sequence of every stay, of all splits, sorted by subject_id.
 
     A sequence is the timeline up to the stay's index_time (that instant included only if stage 00's
-    window says so), and of that at most `max_length` tokens: the static ones and the most recent.
+    window says so), and of that at most `max_length` tokens: the static ones and the most recent, or
+    with truncation `keep_earliest` the first.
     With `outcome`, only stays whose label is not null, with their label.
 
     Raises:
@@ -39,7 +42,9 @@ def load_sequences(timelines_dir: str, max_length: int, outcome: str | None = No
     vocabulary = read_vocabulary(directory)
     tokens = timelines["token_ids"].explode().to_numpy()
     is_bin = (vocabulary["kind"] == "bin").to_numpy()[tokens]
-    keep, lengths = _cut(timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length, is_bin)
+    keep, lengths = _cut(
+        timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length, is_bin, truncation
+    )
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = ["subject_id", "split"] + (["label"] if outcome is not None else [])
     pad_token_id = find_pad_id(vocabulary, directory)
@@ -71,7 +76,12 @@ def _read_stays(directory: Path, outcome: str | None) -> pl.DataFrame:
 
 
 def _cut(
-    timelines: pl.DataFrame, num_static: int, is_end_closed: bool, max_length: int, is_bin: np.ndarray
+    timelines: pl.DataFrame,
+    num_static: int,
+    is_end_closed: bool,
+    max_length: int,
+    is_bin: np.ndarray,
+    truncation: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which tokens are kept, bool (T,), and how many of each timeline, i64 (N,).
 
@@ -87,9 +97,13 @@ def _cut(
     is_static = position < num_static
     is_seen = times <= index_time if is_end_closed else times < index_time
     keep = is_static | is_seen
-    # Truncate: of what is seen, the static tokens and then the last max_length - num_static.
     rank = np.cumsum(keep) - 1
     seen_lengths = np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
+    if truncation == "keep_earliest":
+        starts_seen = np.cumsum(seen_lengths) - seen_lengths
+        keep &= is_static | (rank - starts_seen[row] < max_length)
+        return keep, np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
+    # Of what is seen, the static tokens and then the last max_length - num_static.
     num_after = (np.cumsum(seen_lengths) - 1)[row] - rank
     room = max_length - num_static
     keep &= is_static | (num_after < room)

@@ -1,163 +1,148 @@
-"""Events to words, and words to token ids: the tokenizer, learned on train or frozen."""
+"""The words of events and stays, the vocabulary train has of them, and what it lacks."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import polars as pl
-import yaml
 
-from clinrep.artifacts import read_table
-from clinrep.config import InputError, config_to_dict
 from clinrep.ehr.configs.tokenize import PAD_TOKEN, EdgeToken, TokenizeConfig
 from clinrep.ehr.ledger import Ledger
-from clinrep.ehr.quantiles import find_bins, get_bin_words, learn_quantiles
+from clinrep.ehr.quantiles import find_bins, get_bin_words
+from clinrep.ehr.tokenizer import encode
+from clinrep.ehr.values import Values, list_edge_columns
 
 logger = logging.getLogger("clinrep")
 
-# Settings that decide what a word means; a frozen tokenizer is applied with the ones it was made with.
-TOKEN_SETTINGS = (
-    "sources",
-    "static_tokens",
-    "discharge_tokens",
-    "normalize",
-    "num_bins",
-    "unknown_token",
-    "missing_value_token",
-    "missing_category",
-)
+SLOT_SCHEMA = {
+    "source": pl.UInt16(),
+    "code": pl.UInt32(),
+    "bin": pl.Int32(),  # of a numeric code: 0..num_bins - 1, MISSING or UNKNOWN after them; null for others
+    "token": pl.String(),
+    "value_token": pl.String(),  # null where the event is one token
+    "is_known": pl.Boolean(),  # whether train has it
+    "num_events": pl.UInt64(),  # of all adult stays, for the words that have no bin
+}
 
 
 @dataclass(frozen=True)
-class Tokenizer:
-    """The tables `vocabulary` (its train_count may still be 0) and `quantiles`."""
+class Slots:
+    """Everything an event can become: a code with its bin. S slots, C codes."""
 
-    vocabulary: pl.DataFrame
-    quantiles: pl.DataFrame
-    is_frozen: bool = False
-
-
-def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
-    """Return the tokenizer of a finished stage-00 directory; other token settings are an InputError."""
-    path = Path(directory)
-    vocabulary, quantiles = read_table("vocabulary", path), read_table("quantiles", path)
-    saved = load_settings(path)
-    now = config_to_dict(config)
-    different = [name for name in TOKEN_SETTINGS if saved.get(name) != now[name]]
-    if different:
-        raise InputError(
-            f"--tokenizer_dir {directory} was made with other settings of {', '.join(different)}; "
-            f"pass --config {path / 'config.yaml'} first, then your --clif_dir and --output_dir"
-        )
-    return Tokenizer(vocabulary, quantiles, is_frozen=True)
+    table: pl.DataFrame
+    """Columns of `SLOT_SCHEMA`, one row per slot."""
+    base: np.ndarray
+    """i64 (C,): the first slot of each code; a number's slots follow by bin, then missing, then unknown."""
 
 
-def load_settings(directory: Path) -> dict[str, Any]:
-    """Return the saved settings of a stage-00 directory."""
-    try:
-        return dict(yaml.safe_load((directory / "config.yaml").read_text()))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{directory / 'config.yaml'} cannot be read ({error}); run 00_tokenize.py again") from error
+def make_slots(values: Values, config: TokenizeConfig) -> Slots:
+    """Return the words of every code and bin, and whether the stays the quantiles are of have them."""
+    num_bins, quantiles = config.num_bins, values.quantiles
+    has_edges = ~np.isnan(quantiles.edges).all(axis=1)  # infinite values make some of them NaN
+    # A bin between tied edges is never used; any other is known, also one that only val or test fill.
+    is_reachable = np.repeat(has_edges[:, None], num_bins, axis=1)
+    is_reachable[:, 1:-1] &= quantiles.edges[:, :-1] < quantiles.edges[:, 1:]
+    words = [*get_bin_words(num_bins), config.missing_value_token, config.unknown_token]
+    rows: list[tuple[int, int, int | None, str, str | None, bool, int]] = []
+    base = np.empty(values.codes.height, dtype=np.int64)
+    for code, source, category, key, _, word in values.codes.iter_rows():
+        base[code] = len(rows)
+        group, chosen = values.group_of_code[code], int(values.num_chosen[code])
+        if group < 0:
+            tokens = name_tokens(config, source, category, key, word)
+            rows.append((source, code, None, *tokens, chosen > 0, int(values.num_events[code])))
+            continue
+        missing = int(values.num_chosen_missing[code])
+        is_seen = [*is_reachable[group].tolist(), missing > 0, False]
+        num_numbers = int(values.num_events[code] - values.num_missing[code])
+        counts = [0] * num_bins + [int(values.num_missing[code]), 0 if has_edges[group] else num_numbers]
+        if config.bin_without_edges == "last" and chosen and not has_edges[group]:
+            words_here, counts[-1], is_seen[-1] = [*words[:-1], words[num_bins - 1]], 0, True
+        else:
+            words_here = words
+        for number, (word_of_bin, is_known, count) in enumerate(zip(words_here, is_seen, counts, strict=True)):
+            tokens = name_tokens(config, source, category, key, word_of_bin)
+            rows.append((source, code, number, *tokens, is_known and chosen > 0, count))
+    return Slots(pl.DataFrame(rows, schema=SLOT_SCHEMA, orient="row"), base)
 
 
-def render_words(events: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
-    """Return `events` with `key`: the token of the event's category, also the key of its quantiles."""
-    distinct = events.select("source", "category").unique()
-    keys = [config.sources[source].token.format(category=category) for source, category in distinct.iter_rows()]
-    table = distinct.with_columns(pl.Series("key", keys, dtype=pl.String))
-    return events.join(table, on=["source", "category"], how="left", nulls_equal=True, maintain_order="left")
+def name_tokens(
+    config: TokenizeConfig, source: int, category: str | None, key: str, word: str | None
+) -> tuple[str, str | None]:
+    """Return the one or two tokens of an event with a bin or categorical value `word` (null: neither)."""
+    if word is None:
+        return key, None
+    if config.token_style == "fused":
+        return f"{key}_{word}", None
+    if word == config.unknown_token:
+        return key, word  # an unknown bin is the unknown token itself, whatever the template
+    return key, config.sources[source].value_token.format(value=word, category=category)
 
 
-def learn_edges(events: pl.DataFrame, cohort: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
-    """Return the table `quantiles` of train events (with `key`) and train stays."""
-    columns = ["category", "unit", "value"]
-    is_numeric = [source.value_column is not None for source in config.sources]
-    numbers = [number for number, is_one in enumerate(is_numeric) if is_one]
-    frames = [events.filter(pl.col("source").is_in(numbers)).select(category="key", unit="unit", value="value")]
-    for column in sorted({edge.column for edge in _get_edges(config) if edge.column and "{bin}" in edge.token}):
-        unit = pl.lit(None, dtype=pl.String)
-        frames.append(cohort.select(category=pl.lit(column), unit=unit, value=pl.col(column).cast(pl.Float64)))
-    return learn_quantiles(pl.concat([frame.select(columns) for frame in frames]), config.num_bins)
-
-
-def name_values(events: pl.DataFrame, quantiles: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
-    """Return `events` (with `key`) with `value_token`: the second token, null where the source has none."""
-    has_bin = [source.value_column is not None for source in config.sources]
-    has_word = [source.categorical_value_column is not None for source in config.sources]
-    bins = find_bins(events.select("unit", "value", category="key"), quantiles, config.num_bins)
-    words = dict(enumerate(get_bin_words(config.num_bins))) | {-1: config.unknown_token}
-    bin_word = pl.lit(bins.replace_strict(words, return_dtype=pl.String)).fill_null(config.missing_value_token)
-    number = pl.col("source").cast(pl.Int64)
-    is_bin = number.is_in([i for i, is_one in enumerate(has_bin) if is_one])
-    is_word = number.is_in([i for i, is_one in enumerate(has_word) if is_one])
-    word = pl.when(is_bin).then(bin_word).when(is_word).then(pl.col("word").fill_null(config.missing_category))
-    named = events.with_columns(word=word)
-    distinct = named.select("source", "category", "word").unique()
-    tokens = [_fill_value_token(config, *row) for row in distinct.iter_rows()]
-    table = distinct.with_columns(pl.Series("value_token", tokens, dtype=pl.String))
-    keys = ["source", "category", "word"]
-    return named.join(table, on=keys, how="left", nulls_equal=True, maintain_order="left")
-
-
-def _fill_value_token(config: TokenizeConfig, source: int, category: str | None, word: str | None) -> str | None:
-    if word is None or word == config.unknown_token:
-        return word  # an unknown bin is the unknown token itself, whatever the template
-    return config.sources[source].value_token.format(value=word, category=category)
-
-
-def render_edges(
+def name_edges(
     cohort: pl.DataFrame, quantiles: pl.DataFrame, edges: list[EdgeToken], config: TokenizeConfig
 ) -> pl.DataFrame:
     """Return one String column per edge token, in order, one row per row of `cohort`."""
-    return cohort.select(
-        [pl.lit(_render_edge(cohort, quantiles, edge, config)).alias(str(i)) for i, edge in enumerate(edges)]
-        or [pl.col("stay").alias("_")]
-    ).drop("_", strict=False)
+    columns = [_name_edge(cohort, quantiles, edge, config).alias(str(i)) for i, edge in enumerate(edges)]
+    return pl.DataFrame(columns) if columns else pl.DataFrame()
 
 
-def _render_edge(cohort: pl.DataFrame, quantiles: pl.DataFrame, edge: EdgeToken, config: TokenizeConfig) -> pl.Series:
+def _name_edge(cohort: pl.DataFrame, quantiles: pl.DataFrame, edge: EdgeToken, config: TokenizeConfig) -> pl.Series:
     if edge.column is None:
         return pl.Series([edge.token] * cohort.height, dtype=pl.String)
-    if "{bin}" in edge.token:
-        unit = pl.lit(None, dtype=pl.String)
-        values = cohort.select(category=pl.lit(edge.column), unit=unit, value=pl.col(edge.column).cast(pl.Float64))
-        words = dict(enumerate(get_bin_words(config.num_bins))) | {None: config.missing_value_token}
-        tokens = {number: edge.token.format(bin=word) for number, word in words.items()} | {-1: config.unknown_token}
-        return find_bins(values, quantiles, config.num_bins).replace_strict(tokens, return_dtype=pl.String)
-    categories = cohort[edge.column].fill_null(config.missing_category)
-    tokens_of = {category: edge.token.format(category=category) for category in categories.unique()}
-    return categories.replace_strict(tokens_of, return_dtype=pl.String)
+    if "{bin}" not in edge.token:
+        categories = cohort[edge.column].fill_null(config.missing_category)
+        tokens_of = {category: edge.token.format(category=category) for category in categories.unique()}
+        return categories.replace_strict(tokens_of, return_dtype=pl.String)
+    value = cohort[edge.column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    row = quantiles.filter((pl.col("category") == edge.column) & pl.col("unit").is_null())["edges"]
+    bins = np.full(len(value), -1, dtype=np.int32)
+    if row.len():
+        edges = np.array(row.to_list(), dtype=np.float64)
+        bins = find_bins(value, np.zeros(len(value), dtype=np.int64), edges)
+    words = dict(enumerate(get_bin_words(config.num_bins))) | {-2: config.missing_value_token}
+    tokens = {number: edge.token.format(bin=word) for number, word in words.items()} | {-1: config.unknown_token}
+    bins = np.where(np.isfinite(value), bins, -2)
+    return pl.Series(bins).replace_strict(tokens, return_dtype=pl.String)
 
 
-def _get_edges(config: TokenizeConfig) -> list[EdgeToken]:
-    return [*config.static_tokens, *config.discharge_tokens]
+def name_time_tokens(config: TokenizeConfig) -> tuple[list[str], list[str]]:
+    """Return the tokens of gaps, by least length, and of the parts of the day."""
+    gaps = [f"GAP_{minutes:g}m" for minutes in config.gap_minutes]
+    clock = [f"CLOCK_{hour:02d}" for hour in range(0, 24, config.clock_hours)] if config.clock_hours else []
+    return gaps, clock
 
 
 def learn_vocabulary(
-    events: pl.DataFrame, static: pl.DataFrame, discharge: pl.DataFrame, config: TokenizeConfig
+    slots: Slots, static: pl.DataFrame, discharge: pl.DataFrame, config: TokenizeConfig
 ) -> pl.DataFrame:
-    """Return the table `vocabulary` of train words, train_count still 0.
+    """Return the table `vocabulary` of train words (edge tokens of train stays), train_count still 0.
 
     The order is fixed by the config and the words alone, never by rows or threads: special tokens,
-    bins, static tokens in position order, events in source order, discharge; within each, sorted.
-    A word that two of these share has the first one's kind.
+    bins, time tokens, static tokens in position order, events in source order, discharge; within each,
+    sorted. A word that two of these share has the first one's kind.
     """
+    edges = [*config.static_tokens, *config.discharge_tokens]
     kinds: dict[str, str] = dict.fromkeys([PAD_TOKEN, config.unknown_token], "special")
-    kinds |= {edge.token: "special" for edge in _get_edges(config) if edge.column is None}
-    for word in [*get_bin_words(config.num_bins), config.missing_value_token]:
+    kinds |= {edge.token: "special" for edge in edges if edge.column is None}
+    has_bins = config.token_style == "separate" or bool(list_edge_columns(edges))
+    for word in [*get_bin_words(config.num_bins), config.missing_value_token] if has_bins else []:
         kinds.setdefault(word, "bin")
+    for words in name_time_tokens(config):
+        for word in words:
+            kinds.setdefault(word, "time")
     for name in static.columns:
         for word in sorted(static[name].unique()):
             kinds.setdefault(word, "static")
+    known = slots.table.filter("is_known")
     for number, source in enumerate(config.sources):
-        rows = events.filter(pl.col("source") == number)
-        for column in ("key", "value_token"):
+        rows = known.filter(pl.col("source") == number)
+        for column in ("token", "value_token"):
             for word in sorted(rows[column].drop_nulls().unique()):
-                kinds.setdefault(word, source.name)
+                if kinds.setdefault(word, source.name) not in (source.name, "bin", "special"):
+                    logger.info("token %s is of source %s and also of %s", word, source.name, kinds[word])
     for name in discharge.columns:
         for word in sorted(discharge[name].unique()):
             kinds.setdefault(word, "discharge")
@@ -166,42 +151,56 @@ def learn_vocabulary(
     )
 
 
-def count_tokens(tokenizer: Tokenizer, train_ids: pl.Series) -> Tokenizer:
-    """Return the tokenizer with train_count = occurrences in `train_ids`; a frozen one stays as it is."""
-    if tokenizer.is_frozen:
-        return tokenizer
-    counts = train_ids.to_frame("token_id").group_by("token_id").agg(pl.len().cast(pl.UInt64).alias("train_count"))
-    vocabulary = tokenizer.vocabulary.drop("train_count").join(counts, on="token_id", how="left", maintain_order="left")
-    return dataclasses.replace(tokenizer, vocabulary=vocabulary.with_columns(pl.col("train_count").fill_null(0)))
+@dataclass(frozen=True)
+class Encoder:
+    """What each slot is in a timeline: R ranks, in the order of simultaneous events."""
+
+    base: np.ndarray
+    """i64 (C,): as in `Slots`."""
+    rank: np.ndarray
+    """i64 (S,): place among simultaneous events, by source, token id and value token id."""
+    token_id: np.ndarray
+    """u32 (R,)"""
+    value_token_id: np.ndarray
+    """i64 (R,): -1 where the event is one token."""
 
 
-def encode(words: pl.Series, vocabulary: pl.DataFrame, unknown_token: str) -> pl.Series:
-    """Return token ids u32 of `words`; an unknown word gets the unknown token's id, null stays null.
+def make_encoder(slots: Slots, vocabulary: pl.DataFrame, config: TokenizeConfig) -> Encoder:
+    """Return the token ids of every slot; words the vocabulary lacks become the unknown token."""
+    table = slots.table.select(
+        "source",
+        token_id=encode(slots.table["token"], vocabulary, config.unknown_token),
+        value_token_id=encode(slots.table["value_token"], vocabulary, config.unknown_token)
+        .cast(pl.Int64)
+        .fill_null(-1),
+    )
+    columns = ["source", "token_id", "value_token_id"]
+    ranks = table.unique().sort(columns).with_row_index("rank")
+    rank = table.join(ranks, on=columns, how="left", maintain_order="left")["rank"].cast(pl.Int64).to_numpy()
+    return Encoder(slots.base, rank, ranks["token_id"].to_numpy(), ranks["value_token_id"].to_numpy())
 
-    Raises:
-        InputError: a word is PAD, or the vocabulary lacks the unknown token.
-    """
-    if (words == PAD_TOKEN).any():
-        raise InputError(f"a category is spelled {PAD_TOKEN!r}, the token that fills batches; give its token a prefix")
-    ids = dict(zip(vocabulary["token"], vocabulary["token_id"], strict=True))
-    if unknown_token not in ids:
-        raise InputError(f"the vocabulary has no {unknown_token!r}; name its unknown_token in the config")
-    return words.replace_strict(ids | {None: None}, default=ids[unknown_token], return_dtype=pl.UInt32)
 
-
-def count_unknown(events: pl.DataFrame, vocabulary: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> None:
-    """Record in the ledger, per token, the events whose word the vocabulary lacks."""
-    known = vocabulary["token"].implode()
-    for column in ("key", "value_token"):
-        word = pl.col(column)
-        rows = events.filter(word.is_not_null() & (~word.is_in(known) | (word == config.unknown_token)))
-        counts = rows.group_by("source", "key", column if column != "key" else pl.lit(None).alias("_")).len()
-        for row in counts.sort(pl.all()).iter_rows(named=True):
-            source = config.sources[row["source"]]
-            what = f"token {row['key']}" if column == "key" else f"value {row[column]} of {row['key']}"
-            reason = f"{what} is not in train: kept as {config.unknown_token}"
-            ledger.add(source.table, f"{source.name}: unknown", row["len"], row["len"], reason)
-    num_unknown = int(events.select((~pl.col("key").is_in(known)).sum()).item())
+def count_unknown(
+    slots: Slots, values: Values, vocabulary: pl.DataFrame, config: TokenizeConfig, ledger: Ledger
+) -> None:
+    """Record in the ledger, per token, the events of all adult stays whose word the vocabulary lacks."""
+    known = set(vocabulary["token"])
+    is_fused = config.token_style == "fused"
+    counts: dict[tuple[int, str], int] = {}
+    for code, source, _, key, _, _ in values.codes.iter_rows():
+        if not is_fused and key not in known and values.num_events[code]:
+            counts[source, f"token {key}"] = counts.get((source, f"token {key}"), 0) + int(values.num_events[code])
+    num_unknown = sum(counts.values())
+    unknown_bin = config.num_bins + 1
+    for source, code, number, token, value_token, _, count in slots.table.iter_rows():
+        word = token if is_fused else value_token
+        if word is None or not count or (word in known and number != unknown_bin):
+            continue
+        what = f"token {word}" if is_fused else f"value {word} of {values.codes['key'][code]}"
+        counts[source, what] = counts.get((source, what), 0) + count
+    for (source, what), count in sorted(counts.items()):
+        reason = f"{what} is not in train: kept as {config.unknown_token}"
+        ledger.add(config.sources[source].table, f"{config.sources[source].name}: unknown", count, count, reason)
     if num_unknown:
         logger.warning("%d events have a category that train does not have: %s", num_unknown, config.unknown_token)
 
@@ -209,10 +208,12 @@ def count_unknown(events: pl.DataFrame, vocabulary: pl.DataFrame, config: Tokeni
 def count_unknown_edges(
     words: pl.DataFrame, edges: list[EdgeToken], vocabulary: pl.DataFrame, config: TokenizeConfig, ledger: Ledger
 ) -> None:
-    """Record in the ledger, per token, the stays whose edge token (`words` of `render_edges`) is not in train."""
+    """Record in the ledger, per token, the stays whose edge token (`words` of `name_edges`) is not in train."""
     known = vocabulary["token"].implode()
     for edge, word in zip(edges, words.columns, strict=True):
-        is_unknown = ~pl.col(word).is_in(known) | (pl.col(word) == config.unknown_token)
+        is_unknown = ~pl.col(word).is_in(known)
+        if "{bin}" in edge.token:
+            is_unknown |= pl.col(word) == config.unknown_token
         for token, count in words.filter(is_unknown)[word].value_counts().sort(word).iter_rows():
             what = f"value of {edge.column}" if token == config.unknown_token else f"token {token}"
             reason = f"{what} is not in train: kept as {config.unknown_token}"

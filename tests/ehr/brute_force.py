@@ -2,94 +2,90 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-HOUR = 3_600_000_000  # times are whole microseconds since 1970, UTC
-Event = tuple[int, int, str, str | None, float | None, str | None]  # time, source, key, unit, value, word
+from tests.ehr.brute_outcomes import label
+from tests.ehr.brute_rows import END, HOUR, MINUTE, Event, Row, read_columns, read_source, spell
 
+Item = tuple[Event, str, str | None]  # an event with its token and value token
+Pairs = list[tuple[str, float]]
 
-def read_columns(directory: str | Path, table: str, columns: Iterable[str]) -> list[dict[str, Any]] | None:
-    """Return a table's rows; times become whole microseconds."""
-    path = Path(directory) / f"clif_{table}.parquet"
-    if not path.exists():
-        return None
-    columns = list(dict.fromkeys(columns))
-    content = pq.read_table(path, columns=columns)
-    data = {}
-    for column in columns:
-        values = content[column]
-        if pa.types.is_timestamp(values.type):
-            values = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64())
-        data[column] = values.to_pylist()
-    return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
-
-
-def spell(text: str | None, rule: str) -> str | None:
-    if text is None:
-        return None
-    if rule in ("lower", "snake_case"):
-        text = text.lower()
-    if rule == "snake_case":
-        text = text.replace("&", "_and_").replace("/", "_or_")
-        text = "_".join(part for part in re.split(r"[\W_]+", text) if part)
-    return text or None
+DEFAULTS: dict[str, Any] = {
+    "admission_window": None,
+    "length_filter": "stay",
+    "keep_without_events": True,
+    "keep_without_patient": True,
+    "edge_time_sources": None,
+    "learn_from_untimed": False,
+    "unit_rules": [],
+    "token_style": "separate",
+    "gap_minutes": [],
+    "clock_hours": 0,
+    "clock_offset_hours": 0.0,
+    "unknown_token": "UNK",
+    "missing_value_token": "MISSING_VALUE",
+    "missing_category": "missing",
+    "bin_without_edges": "unknown",
+}
 
 
-def spell_unit(text: str | None) -> str | None:
-    return (" ".join(text.split()).lower() or None) if text is not None else None
+def to_microseconds(text: str) -> int:
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1)) // timedelta(microseconds=1)
 
 
-def find_bin(value: float | None, edges: list[float] | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "MISSING_VALUE"
-    if edges is None:
-        return "UNK"
-    return f"Q{sum(edge <= value for edge in edges)}"
+def is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 class BruteForce:
     """Everything stage 00 should write, as attributes of plain Python."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
-        self.directory = settings["clif_dir"]
+        self.settings = s = DEFAULTS | settings
+        self.directory = s["clif_dir"]
+        self.edges = {"static": s["static_tokens"], "discharge": s["discharge_tokens"]}
+        self.bin_edges = [e for edges in self.edges.values() for e in edges if "{bin}" in e["token"]]
+        self.bins = [f"Q{i}" for i in range(s["num_bins"])]
         self.read_stays()
         self.split()
-        self.read_events()
+        self.events: dict[str, list[Event]] = {subject: [] for subject in self.stays}
+        for number in range(len(s["sources"])):
+            for subject, event in read_source(s, number, self.stays):
+                self.events[subject].append(event)
         self.learn_quantiles()
         self.render()
         self.learn_vocabulary()
+        self.count_unknown()
         self.build_timelines()
-        self.label()
+        self.outcomes = label(self)
 
     def read_stays(self) -> None:
-        edges = self.settings["static_tokens"] + self.settings["discharge_tokens"]
-        asked = {t: [e["column"] for e in edges if e.get("table") == t] for t in ("patient", "hospitalization")}
-        fixed = ["hospitalization_id", "patient_id", "admission_dttm", "discharge_dttm", "age_at_admission"]
-        rows = read_columns(
-            self.directory, "hospitalization", [*fixed, "discharge_category", *asked["hospitalization"]]
-        )
-        people = ["patient_id", "race_category", "ethnicity_category", "sex_category", *asked["patient"]]
-        patients = {row["patient_id"]: row for row in read_columns(self.directory, "patient", people)}
-        self.stays = {}
-        for row in rows:
-            age = row["age_at_admission"]
-            if (
-                None in (row["hospitalization_id"], row["patient_id"], row["admission_dttm"], age)
-                or not age >= self.settings["min_age_years"]
-            ):
+        edges = [*self.edges["static"], *self.edges["discharge"]]
+        asked = {table: [e["column"] for e in edges if e.get("table") == table] for table in TABLES}
+        texts = {e["column"] for e in edges if "{category}" in e["token"]} | {"discharge_category"}
+        columns = [*TABLES["hospitalization"], "discharge_category", *asked["hospitalization"]]
+        rows = read_columns(self.directory, "hospitalization", columns)
+        people = [*TABLES["patient"], *asked["patient"]]
+        patients: dict[str, Row] = {}
+        for row in read_columns(self.directory, "patient", people) or []:
+            patients.setdefault(row["patient_id"], row)
+        window = [to_microseconds(text) for text in self.settings["admission_window"] or []]
+        self.stays: dict[str, Row] = {}
+        for row in rows or []:
+            age, admission = row["age_at_admission"], row["admission_dttm"]
+            if None in (row["hospitalization_id"], row["patient_id"], admission, age):
                 continue
-            patient = patients.get(row["patient_id"], dict.fromkeys(people[1:]))
-            self.stays[row["hospitalization_id"]] = {**patient, **row}
+            if not age >= self.settings["min_age_years"] or (window and not window[0] <= admission <= window[1]):
+                continue
+            stay = {**patients.get(row["patient_id"], dict.fromkeys(people)), **row}
+            stay |= {column: spell(stay[column], self.settings["normalize"], column) for column in texts}
+            self.stays[row["hospitalization_id"]] = {**stay, "has_patient": row["patient_id"] in patients}
 
     def split(self) -> None:
         first: dict[str, int] = {}
@@ -103,184 +99,199 @@ class BruteForce:
         names += ["test"] * (len(order) - len(names))
         split_of = dict(zip(order, names, strict=True))
         self.splits = {s: (stay["patient_id"], split_of[stay["patient_id"]]) for s, stay in self.stays.items()}
+        self.train = {subject for subject, (_, split) in self.splits.items() if split == "train"}
 
-    def read_events(self) -> None:
-        rule = self.settings["normalize"]
-        self.events: dict[str, list[Event]] = defaultdict(list)
-        for number, source in enumerate(self.settings["sources"]):
-            names = ("time_column", "category_column", "value_column", "unit_column", "categorical_value_column")
-            columns = {name: source.get(name) for name in names}
-            conditions = source.get("keep_if", [])
-            wanted = [c for c in columns.values() if c] + [condition["column"] for condition in conditions]
-            for row in read_columns(self.directory, source["table"], ["hospitalization_id", *wanted]) or []:
-                if row["hospitalization_id"] not in self.stays or row[source["time_column"]] is None:
-                    continue
-                if not all(self.meets(row[condition["column"]], condition) for condition in conditions):
-                    continue
-                values = {name: row[column] if column else None for name, column in columns.items()}
-                category = spell(values["category_column"], rule)
-                if columns["category_column"] and category is None:
-                    if source.get("null_category", "drop") == "drop":
-                        continue
-                    category = "missing"
-                key = source["token"].replace("{category}", category or "")
-                unit = spell_unit(values["unit_column"])
-                word = spell(values["categorical_value_column"], rule)
-                if columns["categorical_value_column"]:
-                    template = source.get("value_token", "{value}")
-                    word = template.replace("{category}", category).replace("{value}", word or "missing")
-                time = values["time_column"]
-                self.events[row["hospitalization_id"]].append((time, number, key, unit, values["value_column"], word))
-
-    def meets(self, value: Any, condition: dict[str, Any]) -> bool:
-        rule = self.settings["normalize"]
-        if isinstance(value, str):
-            value = spell(value, rule)
-        is_null = condition.get("is_null")
-        return (
-            (is_null is None or (value is None) == is_null)
-            and (not condition.get("one_of") or value in [spell(word, rule) for word in condition["one_of"]])
-            and (value is None or value not in [spell(word, rule) for word in condition.get("none_of", [])])
-        )
-
-    def has_bin(self, number: int) -> bool:
-        return bool(self.settings["sources"][number].get("value_column"))
-
-    def is_train(self, subject: str) -> bool:
-        return self.splits[subject][1] == "train"
+    def has_bin(self, event: Event) -> bool:
+        return bool(self.settings["sources"][event.source].get("value_column"))
 
     def learn_quantiles(self) -> None:
         values: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        for subject, events in self.events.items():
-            for _, number, key, unit, value, _ in events:
-                if self.is_train(subject) and self.has_bin(number) and value is not None and math.isfinite(value):
-                    values[key, unit].append(value)
-        for edge in self.settings["static_tokens"] + self.settings["discharge_tokens"]:
-            if "{bin}" in edge["token"]:
-                column = edge["column"]
-                train = [stay[column] for subject, stay in self.stays.items() if self.is_train(subject)]
-                values[column, None] = [float(value) for value in train if value is not None]
+        for event in self.train_events():
+            if self.has_bin(event) and is_number(event.value):
+                values[event.key, event.unit].append(event.value)
+        for column in {edge["column"] for edge in self.bin_edges}:
+            train = [self.stays[subject][column] for subject in self.train]
+            values[column, None] += [float(value) for value in train if is_number(value)]
         step = 1 / self.settings["num_bins"]
-        grid = np.arange(step, 1, step)
+        grid = np.arange(step, 1, step)[: self.settings["num_bins"] - 1]
         self.quantiles = {key: (len(v), np.quantile(np.array(v), grid).tolist()) for key, v in values.items() if v}
 
-    def edges_of(self, key: str, unit: str | None) -> list[float] | None:
-        return self.quantiles[key, unit][1] if (key, unit) in self.quantiles else None
+    def train_events(self) -> list[Event]:
+        return [event for subject in self.train for event in self.events[subject]]
+
+    def find_bin(self, value: float | None, key: str, unit: str | None) -> str:
+        if not is_number(value):
+            return str(self.settings["missing_value_token"])
+        if (key, unit) not in self.quantiles:
+            return str(self.settings["unknown_token"])
+        return self.bins[sum(edge <= value for edge in self.quantiles[key, unit][1])]
+
+    def name(self, event: Event, word: str | None) -> tuple[str, str | None]:
+        """Return the tokens of an event whose bin or category is `word`."""
+        if word is None:
+            return event.key, None
+        if self.settings["token_style"] == "fused":
+            return f"{event.key}_{word}", None
+        if word == self.settings["unknown_token"] and self.has_bin(event):
+            return event.key, word
+        template = self.settings["sources"][event.source].get("value_token", "{value}")
+        return event.key, template.replace("{category}", event.category or "").replace("{value}", word)
 
     def render(self) -> None:
-        """Turn events into (time, source, token, value token) and stays into their edge tokens."""
-        self.words: dict[str, list[tuple[int, int, str, str | None]]] = {subject: [] for subject in self.stays}
+        """Give every event its tokens, and every stay those at its ends."""
+        kinds = {(e.source, e.category, e.unit, e.word, is_number(e.value)): e for e in self.train_events()}
+        self.distinct = list(kinds.values())
+        in_train = {(event.source, event.category, event.unit) for event in self.distinct}
+        self.items: dict[str, list[Item]] = {subject: [] for subject in self.stays}
         for subject, events in self.events.items():
-            for time, number, key, unit, value, word in events:
-                if self.has_bin(number):
-                    word = find_bin(value, self.edges_of(key, unit))
-                self.words[subject].append((time, number, key, word))
+            for event in events:
+                word = self.find_bin(event.value, event.key, event.unit) if self.has_bin(event) else event.word
+                is_last = self.settings["bin_without_edges"] == "last" and is_number(event.value)
+                is_last &= (event.key, event.unit) not in self.quantiles
+                if is_last and self.has_bin(event) and (event.source, event.category, event.unit) in in_train:
+                    word = self.bins[-1]
+                self.items[subject].append((event, *self.name(event, word)))
         self.edge_words = {
-            name: {
-                subject: [self.render_edge(stay, e) for e in self.settings[name]]
-                for subject, stay in self.stays.items()
-            }
-            for name in ("static_tokens", "discharge_tokens")
+            kind: {subject: [self.render_edge(stay, e) for e in edges] for subject, stay in self.stays.items()}
+            for kind, edges in self.edges.items()
         }
 
-    def render_edge(self, stay: dict[str, Any], edge: dict[str, Any]) -> str:
+    def render_edge(self, stay: Row, edge: dict[str, Any]) -> str:
         if "column" not in edge:
             return str(edge["token"])
         value = stay[edge["column"]]
         if "{bin}" in edge["token"]:
-            return str(edge["token"]).replace("{bin}", find_bin(value, self.edges_of(edge["column"], None)))
-        return str(edge["token"]).replace("{category}", spell(value, self.settings["normalize"]) or "missing")
+            word = self.find_bin(value, edge["column"], None)
+            return word if word == self.settings["unknown_token"] else str(edge["token"]).replace("{bin}", word)
+        return str(edge["token"]).replace("{category}", self.settings["missing_category"] if value is None else value)
+
+    def list_words(self, number: int) -> list[tuple[str, str | None]]:
+        """Return the tokens train has of a source; of a number, those of each bin that values could be in."""
+        found = []
+        for event in self.distinct:
+            if event.source != number:
+                continue
+            if not self.has_bin(event):
+                found.append(self.name(event, event.word))
+                continue
+            if (event.key, event.unit) in self.quantiles:
+                edges = self.quantiles[event.key, event.unit][1]
+                is_open = [True, *[low < high for low, high in itertools.pairwise(edges)], True]
+                words = [word for word, is_it in zip(self.bins, is_open, strict=True) if is_it]
+            else:
+                words = self.bins[-1:] if self.settings["bin_without_edges"] == "last" else []
+            missing = [] if is_number(event.value) else [self.settings["missing_value_token"]]
+            found += [self.name(event, word) for word in {*words, *missing}]
+        return found
 
     def learn_vocabulary(self) -> None:
-        """Special, bins, static by position, sources in order (events, then values), discharge; each sorted."""
-        train = [subject for subject in self.stays if self.is_train(subject)]
-        fixed = [
-            e["token"] for e in self.settings["static_tokens"] + self.settings["discharge_tokens"] if "column" not in e
+        """Special, bins, times, static by position, sources in order (events, then values), discharge; each sorted."""
+        s = self.settings
+        fixed = [e["token"] for edges in self.edges.values() for e in edges if "column" not in e]
+        has_bins = s["token_style"] == "separate" or self.bin_edges
+        groups = [
+            ("special", ["PAD", s["unknown_token"], *fixed]),
+            ("bin", [*self.bins, s["missing_value_token"]] if has_bins else []),
+            ("time", [f"GAP_{minutes:g}m" for minutes in s["gap_minutes"]]),
+            ("time", [f"CLOCK_{hour:02d}" for hour in range(24) if s["clock_hours"] and hour % s["clock_hours"] == 0]),
         ]
-        bins = [f"Q{i}" for i in range(self.settings["num_bins"])] + ["MISSING_VALUE"]
-        groups = [("special", ["PAD", "UNK", *fixed]), ("bin", bins)]
-        for position in range(len(self.settings["static_tokens"])):
-            words = {self.edge_words["static_tokens"][subject][position] for subject in train}
-            groups.append(("static", sorted(words)))
-        for number, source in enumerate(self.settings["sources"]):
-            mine = [event for subject in train for event in self.words[subject] if event[1] == number]
-            groups.append((source["name"], sorted({event[2] for event in mine})))
-            groups.append((source["name"], sorted({event[3] for event in mine if event[3] is not None})))
-        for position in range(len(self.settings["discharge_tokens"])):
-            words = {self.edge_words["discharge_tokens"][subject][position] for subject in train}
-            groups.append(("discharge", sorted(words)))
+        groups += [("static", self.list_edge_words("static", i)) for i in range(len(self.edges["static"]))]
+        for number, source in enumerate(s["sources"]):
+            words = self.list_words(number)
+            groups.append((source["name"], sorted({token for token, _ in words})))
+            groups.append((source["name"], sorted({value for _, value in words if value is not None})))
+        groups += [("discharge", self.list_edge_words("discharge", i)) for i in range(len(self.edges["discharge"]))]
         self.kinds: dict[str, str] = {}
         for kind, tokens in groups:
             for token in tokens:
                 self.kinds.setdefault(token, kind)
         self.ids = {token: number for number, token in enumerate(self.kinds)}
 
+    def list_edge_words(self, kind: str, position: int) -> list[str]:
+        return sorted({self.edge_words[kind][subject][position] for subject in self.train})
+
     def know(self, word: str) -> str:
-        return word if word in self.ids else "UNK"
+        return word if word in self.ids else str(self.settings["unknown_token"])
+
+    def count_unknown(self) -> None:
+        """Count what becomes the unknown token, by source or column, over all adult stays."""
+        self.unknown: Counter[str] = Counter()
+        unknown = self.settings["unknown_token"]
+        for items in self.items.values():
+            for event, token, value in items:
+                name = self.settings["sources"][event.source]["name"]
+                self.unknown[name] += token not in self.ids
+                self.unknown[name] += value is not None and self.know(value) == unknown
+        for kind, words_of in self.edge_words.items():
+            for words in words_of.values():
+                for edge, word in zip(self.edges[kind], words, strict=True):
+                    self.unknown[edge.get("column", "")] += self.know(word) == unknown
+        self.unknown = +self.unknown
+
+    def is_kept(self, subject: str, first: float, last: float) -> bool:
+        s, stay = self.settings, self.stays[subject]
+        if stay["discharge_dttm"] is None or (not s["keep_without_patient"] and not stay["has_patient"]):
+            return False
+        if not s["keep_without_events"] and not self.events[subject]:
+            return False
+        length = stay["discharge_dttm"] - stay["admission_dttm"]
+        if s["length_filter"] == "timeline":
+            return last - first >= s["min_length_of_stay_hours"] * HOUR
+        return length >= 0 and length >= s["min_length_of_stay_hours"] * HOUR
+
+    def find_ends(self, subject: str) -> tuple[float, float]:
+        """Return the times of the static and of the discharge tokens."""
+        names = self.settings["edge_time_sources"]
+        times = [
+            event.time
+            for event in self.events[subject]
+            if event.time not in (None, END)
+            and (names is None or self.settings["sources"][event.source]["name"] in names)
+        ]
+        stay = self.stays[subject]
+        return min([stay["admission_dttm"], *times]), max([stay["discharge_dttm"] or -END, *times])
 
     def build_timelines(self) -> None:
-        self.timelines: dict[str, tuple[list[str], list[int]]] = {}
+        self.timelines: dict[str, tuple[list[str], list[float]]] = {}
+        self.first: dict[str, float] = {}
         self.kept_events: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         for subject in sorted(self.stays):
-            stay = self.stays[subject]
-            admission, discharge = stay["admission_dttm"], stay["discharge_dttm"]
-            if discharge is None or discharge < admission:
+            first, last = self.find_ends(subject)
+            if not self.is_kept(subject, first, last):
                 continue
-            if discharge - admission < self.settings["min_length_of_stay_hours"] * HOUR:
-                continue
-            known = [
-                (time, number, self.know(key), None if word is None else self.know(word))
-                for time, number, key, word in self.words[subject]
-            ]
-            known.sort(key=lambda e: (e[0], e[1], self.ids[e[2]], -1 if e[3] is None else self.ids[e[3]]))
-            for event in known:
-                self.kept_events[self.settings["sources"][event[1]]["name"]] += 1
-            start = min([admission, *[event[0] for event in known]])
-            end = max([discharge, *[event[0] for event in known]])
-            pairs = [(self.know(word), start) for word in self.edge_words["static_tokens"][subject]]
-            for time, _, key, word in known:
-                pairs += [(key, time)] if word is None else [(key, time), (word, time)]
-            pairs += [(self.know(word), end) for word in self.edge_words["discharge_tokens"][subject]]
+            self.first[subject] = first
+            known = []
+            for event, token, value in self.items[subject]:
+                if event.time is not None:
+                    words = [self.know(word) for word in (token, value) if word is not None]
+                    known.append((last if event.time == END else event.time, event.source, words))
+                    self.kept_events[self.settings["sources"][event.source]["name"]] += 1
+            known.sort(key=lambda one: (one[0], one[1], [self.ids[word] for word in one[2]]))
+            pairs = [(self.know(word), first) for word in self.edge_words["static"][subject]]
+            before: float | None = None
+            for time, _, words in known:
+                pairs += [(word, time) for word in [*self.tell_time(before, first, time), *words]]
+                before = time
+            pairs += [(self.know(word), last) for word in self.edge_words["discharge"][subject]]
             self.timelines[subject] = ([word for word, _ in pairs], [time for _, time in pairs])
-            if self.is_train(subject):
-                counts.update(word for word, _ in pairs)
+            counts.update(word for word, _ in pairs if subject in self.train)
         self.vocabulary = [(token, kind, counts[token]) for token, kind in self.kinds.items()]
 
-    def label(self) -> None:
-        """Outcomes of kept stays, half-open window from admission: (index, label, event time, is excluded)."""
-        rule = self.settings["normalize"]
-        self.undated: set[tuple[str, str]] = set()
-        first = {
-            "icu_admission": self.find_first("adt", "in_dttm", "location_category", "ICU"),
-            "imv_event": self.find_first("respiratory_support", "recorded_dttm", "device_category", "IMV"),
-        }
-        tables = {"icu_admission": "adt", "imv_event": "respiratory_support"}
-        self.outcomes: dict[tuple[str, str], tuple[int, bool | None, float | None]] = {}
-        for subject in self.timelines:
-            stay = self.stays[subject]
-            admission, discharge = stay["admission_dttm"], stay["discharge_dttm"]
-            index = admission + round(self.settings["window"]["length_hours"] * HOUR)
-            is_dead = spell(stay["discharge_category"], rule) == spell("Expired", rule)
-            is_long = discharge - admission > 168 * HOUR
-            events = {
-                "in_hospital_death": discharge if is_dead else None,
-                "long_length_of_stay": admission + 168 * HOUR if is_long else None,
-                "icu_admission": first["icu_admission"].get(subject),
-                "imv_event": first["imv_event"].get(subject),
-            }
-            for name, time in events.items():
-                is_excluded = discharge < index or (time is not None and time < index)
-                is_excluded |= (subject, tables.get(name)) in self.undated
-                is_excluded |= name == "in_hospital_death" and stay["discharge_category"] is None
-                self.outcomes[subject, name] = (index, None if is_excluded else time is not None, time)
+    def tell_time(self, before: float | None, first: float, now: float) -> list[str]:
+        """Return the tokens between two events (None: the first of the stay, which follows the static tokens)."""
+        passed = [m for m in self.settings["gap_minutes"] if now - (first if before is None else before) >= m * MINUTE]
+        words = [f"GAP_{max(passed):g}m"] if passed else []
+        if self.settings["clock_hours"]:
+            shift = self.settings["clock_offset_hours"] * HOUR
+            part = self.settings["clock_hours"] * HOUR
+            if before is None or (now + shift) // part != (before + shift) // part:
+                hour = int((now + shift) // HOUR % 24)
+                words.append(f"CLOCK_{hour - hour % self.settings['clock_hours']:02d}")
+        return words
 
-    def find_first(self, table: str, time: str, column: str, word: str) -> dict[str, float]:
-        """Return stay -> first time; a row without a time stands as infinity, so that it is not forgotten."""
-        rule = self.settings["normalize"]
-        times: dict[str, list[float]] = defaultdict(list)
-        for row in read_columns(self.directory, table, ["hospitalization_id", time, column]) or []:
-            if spell(row[column], rule) == spell(word, rule):
-                times[row["hospitalization_id"]].append(math.inf if row[time] is None else row[time])
-        self.undated |= {(stay, table) for stay, found in times.items() if math.inf in found}
-        return {stay: min(found) for stay, found in times.items() if min(found) < math.inf}
+
+TABLES = {
+    "hospitalization": ["hospitalization_id", "patient_id", "admission_dttm", "discharge_dttm", "age_at_admission"],
+    "patient": ["patient_id", "race_category", "ethnicity_category", "sex_category"],
+}

@@ -13,7 +13,7 @@ import pytest
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import TABLE_FILES, ClifTables, normalize_column, normalize_text
-from clinrep.ehr.events import normalize_unit
+from clinrep.ehr.units import normalize_unit
 from tests.ehr.tiny_clif import T0, at, make_config, tokenize_in_memory, tokenize_tiny, write_tiny_clif
 
 
@@ -189,7 +189,7 @@ def test_dictionary_columns_are_text(tmp_path: Path, dtype: pl.DataType):
         (pl.Series([True]), "category", "text", "Boolean"),
         (pl.Series([1.0]), "id", "text or a whole number", "Float64"),
         (pl.Series(["2020-01-01"]), "time", "a datetime", "String"),
-        (pl.Series([datetime(2020, 1, 1).date()]), "time", "a datetime", "Date"),
+        (pl.Series([T0.time()]), "time", "a datetime", "Time"),
         (pl.Series([T0]), "number", "a number", "Datetime"),
         (pl.Series([None, "x"]), "number", "a number", "String"),
     ],
@@ -233,7 +233,25 @@ def test_rows_keep_the_order_of_the_file(tmp_path: Path):
         ("RASS", "rass", "rass"),
         ("Äther 5%", "äther_5", "äther 5%"),
         ("__x__", "x", "__x__"),
-        ("", None, None),
+        ("N/A", "n_or_a", "n/a"),
+        # signs count where there is no letter, so that no two of these meet and none is lost
+        ("+", "plus", "+"),
+        ("++", "plus_plus", "++"),
+        ("-", "minus", "-"),
+        ("+/-", "plus_or_minus", "+/-"),
+        ("+2", "plus_2", "+2"),
+        ("-2", "minus_2", "-2"),
+        ("2+", "2_plus", "2+"),
+        ("2", "2", "2"),
+        ("<5", "below_5", "<5"),
+        (" 10 - 20", "10_20", " 10 - 20"),
+        ("2020-01-01", "2020_01_01", "2020-01-01"),
+        ("1-2-3", "1_2_3", "1-2-3"),
+        ("50%", "50", "50%"),
+        ("?", "question", "?"),
+        ("\N{HORIZONTAL ELLIPSIS}", "symbol", "\N{HORIZONTAL ELLIPSIS}"),
+        (" \t", None, " \t"),
+        ("", None, ""),
         (None, None, None),
     ],
 )
@@ -241,7 +259,9 @@ def test_spelling_rules(text: str | None, snake: str | None, lower: str | None):
     values = pl.Series("x", [text], dtype=pl.String)
     assert normalize_text(values, "snake_case").to_list() == [snake]
     assert normalize_text(values, "lower").to_list() == [lower]
-    assert normalize_text(values, "none").to_list() == [text or None]
+    assert normalize_text(values, "none").to_list() == [text]
+    spelled = normalize_text(values, "snake_case")
+    assert normalize_text(spelled, "snake_case").to_list() == [snake]
     assert normalize_column(values.to_frame(), "x", "snake_case")["x"].to_list() == [snake]
 
 
@@ -249,6 +269,7 @@ def test_normalising_a_column_keeps_rows_in_place(tmp_path: Path):
     frame = pl.DataFrame({"i": range(6), "x": ["B b", None, "a", "b_B", "B b", ""]})
     made = normalize_column(frame, "x", "snake_case")
     assert made.rows() == [(0, "b_b"), (1, None), (2, "a"), (3, "b_b"), (4, "b_b"), (5, None)]
+    assert normalize_column(frame, "x", "lower")["x"].to_list() == ["b b", None, "a", "b_b", "b b", ""]
     assert made.columns == ["i", "x"]
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from clinrep.config import InputError
-from clinrep.ehr.configs.tokenize import Condition, EventSource
+from clinrep.ehr.configs.sources import Condition, EventSource
 from tests.ehr.tiny_clif import ADT, LABS, PRONE, at, make_config, tokenize_in_memory, tokenize_tiny, write_tiny_clif
 
 ASSESSMENT = EventSource(
@@ -200,9 +200,9 @@ def test_a_table_whose_ids_match_no_stay_is_refused_or_at_least_named(tmp_path: 
     """Zero-padded or prefixed ids would leave every timeline without these events."""
     rows = [{"hospitalization_id": "0H1"}, {"hospitalization_id": "0H1"}]
     required = {"sources": [ADT, replace(LABS, required=True)]}
-    with pytest.raises(InputError, match=r"clif_labs\.parquet: none of its 2 rows has the hospitalization_id of"):
+    with pytest.raises(InputError, match=r"clif_labs\.parquet: none of its 2 rows has the id of an adult stay"):
         tokenize_tiny(tmp_path / "a", required, labs=rows)
     with caplog.at_level(logging.WARNING):
         tokenize_tiny(tmp_path / "b", {"sources": [ADT, LABS]}, labs=rows)
-    assert "source labs gives no events" in caplog.text
+    assert "clif_labs.parquet: none of its 2 rows has the id of an adult stay: it gives no events" in caplog.text
     assert tokenize_tiny(tmp_path / "c", required, labs=[*rows, {}]).events() == ["LAB_sodium", "Q9"]

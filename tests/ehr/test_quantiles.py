@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
-from clinrep.ehr.quantiles import find_bins, get_bin_words, learn_quantiles
-from tests.ehr.tiny_clif import at, make_stays, tokenize_tiny
+from clinrep.ehr.quantiles import (
+    BYTES_PER_VALUE,
+    GroupQuantiles,
+    find_bins,
+    get_bin_words,
+    interpolate,
+    learn_quantiles,
+)
+from tests.ehr.tiny_clif import make_stays, tokenize_tiny
+from tests.ehr.tiny_tables import at
 
-VALUES = {"category": pl.String, "unit": pl.String, "value": pl.Float64}
+PLENTY = 1 << 30
 
 
-def make_values(values: list[float | None], category: str = "x", unit: str | None = None) -> pl.DataFrame:
-    return pl.DataFrame([(category, unit, value) for value in values], schema=VALUES, orient="row")
+def learn(
+    groups: list[list[float]], num_bins: int = 10, memory: int = PLENTY, num_chunks: int = 1, edges: Any = None
+) -> GroupQuantiles:
+    """Learn from values by group, shuffled and cut into chunks, some of which take no part."""
+    rng = np.random.default_rng(0)
+    group = np.concatenate([np.full(len(values), i) for i, values in enumerate(groups)] + [[-1, -1]]).astype(np.int64)
+    value = np.concatenate([*groups, [1e6, np.nan]]).astype(float)
+    order = rng.permutation(len(group))
+    chunks = [(group[rows], value[rows]) for rows in np.array_split(order, num_chunks)]
+    return learn_quantiles(lambda: iter(chunks), len(groups), num_bins, memory, edges)
 
 
-def learn_edges(values: list[float | None], num_bins: int = 10) -> list[float]:
-    return learn_quantiles(make_values(values), num_bins)["edges"][0].to_list()
+def learn_edges(values: list[float], num_bins: int = 10) -> list[float]:
+    return learn([values], num_bins).edges[0].tolist()
 
 
-def find(values: list[float | None], edges: list[float], num_bins: int) -> list[int | None]:
-    table = pl.DataFrame({"category": ["x"], "unit": [None], "edges": [edges]}, schema_overrides={"unit": pl.String})
-    return find_bins(make_values(values), table, num_bins).to_list()
+def find(values: list[float], edges: list[float]) -> list[int]:
+    return find_bins(np.array(values, dtype=float), np.zeros(len(values), dtype=np.int64), np.array([edges])).tolist()
 
 
 @pytest.mark.parametrize("num_bins", [2, 3, 4, 7, 10, 20, 49, 100])
@@ -50,15 +65,8 @@ def test_three_values_by_hand():
     # Linear between 0, 10 and 20 at p = 0.25, 0.5, 0.75.
     assert learn_edges([20.0, 0.0, 10.0], num_bins=4) == [5.0, 10.0, 15.0]
     # An edge belongs to the bin above it.
-    assert find([0.0, math.nextafter(5.0, 0), 5.0, 10.0, 15.0, 1e9, -1e9], [5.0, 10.0, 15.0], 4) == [
-        0,
-        0,
-        1,
-        2,
-        3,
-        3,
-        0,
-    ]
+    values = [0.0, math.nextafter(5.0, 0), 5.0, 10.0, 15.0, 1e9, -1e9]
+    assert find(values, [5.0, 10.0, 15.0]) == [0, 0, 1, 2, 3, 3, 0]
 
 
 @pytest.mark.parametrize("num_bins", [2, 4, 10, 20])
@@ -67,42 +75,71 @@ def test_bins_are_numpys_digitize(num_bins: int):
     train = rng.integers(0, 12, 40).astype(float)
     values = np.concatenate([train, rng.normal(6, 9, 50)])
     edges = np.quantile(train, np.arange(1 / num_bins, 1, 1 / num_bins)[: num_bins - 1])
-    assert find(values.tolist(), edges.tolist(), num_bins) == np.digitize(values, edges).tolist()
+    assert find(values.tolist(), edges.tolist()) == np.digitize(values, edges).tolist()
 
 
 def test_tied_edges_leave_bins_empty_and_a_constant_lands_in_the_last():
     edges = learn_edges([0.0] * 8 + [1.0, 2.0])
     assert len(edges) == 9
-    assert set(find([0.0, 0.5, 2.0, -1.0], edges, 10)) == {0, 7, 9} | set(find([0.5], edges, 10))
+    assert find([0.0, 0.5, 2.0, -1.0], edges) == [7, 8, 9, 0]
     assert learn_edges([5.0, 5.0, 5.0]) == [5.0] * 9
-    assert find([5.0, 4.9, 5.1], [5.0] * 9, 10) == [9, 0, 9]
+    assert find([5.0, 4.9, 5.1], [5.0] * 9) == [9, 0, 9]
 
 
-def test_values_that_are_no_numbers_take_no_part_and_have_no_bin():
-    bad = [None, math.nan, math.inf, -math.inf]
-    assert learn_edges([1.0, *bad, 2.0, 3.0], 4) == learn_edges([1.0, 2.0, 3.0], 4)
-    table = learn_quantiles(make_values([1.0, *bad]), 4)
-    assert table["train_count"].to_list() == [1]
-    assert find(bad, [1.0, 2.0, 3.0], 4) == [None] * 4
-    assert learn_quantiles(make_values(bad), 4).height == 0
-    nothing = learn_quantiles(make_values([]), 4)
-    assert find_bins(make_values([7.0, None, math.nan]), nothing, 4).to_list() == [-1, None, None]
+def test_groups_are_kept_apart():
+    groups = [[1.0, 2.0, 3.0], [], [10.0, 20.0, 30.0], [100.0]]
+    learned = learn(groups, 2)
+    assert learned.count.tolist() == [3, 0, 3, 1]
+    assert learned.edges[[0, 2, 3], 0].tolist() == [2.0, 20.0, 100.0]
+    assert learned.median[[0, 2, 3]].tolist() == [2.0, 20.0, 100.0]
+    assert learned.bin_count.tolist() == [[1, 2], [0, 0], [1, 2], [0, 1]]
+    assert np.isnan(learned.edges[1]).all()
+    assert np.isnan(learned.median[1])
+    asked = find_bins(np.full(4, 5.0), np.array([0, 1, 2, 3]), learned.edges)
+    assert asked.tolist() == [1, 0, 0, 0]  # a group without edges: whoever asks knows
 
 
-def test_units_are_kept_apart():
-    values = pl.concat([make_values([1.0, 2.0, 3.0], unit=u) for u in ("g", "ml")] + [make_values([100.0])])
-    values = values.with_columns(value=pl.when(pl.col("unit") == "ml").then(pl.col("value") * 10).otherwise("value"))
-    table = learn_quantiles(values, 2)
-    assert table.rows() == [("x", None, 1, [100.0]), ("x", "g", 3, [2.0]), ("x", "ml", 3, [20.0])]
-    asked = pl.concat([make_values([5.0], unit=unit) for unit in ("g", "ml", None, "mg")])
-    assert find_bins(asked, table, 2).to_list() == [1, 0, 0, -1]
+@pytest.mark.parametrize("memory", [0, 1, 7 * BYTES_PER_VALUE, 40 * BYTES_PER_VALUE])
+@pytest.mark.parametrize("num_chunks", [1, 9])
+def test_a_small_budget_changes_nothing(memory: int, num_chunks: int):
+    rng = np.random.default_rng(3)
+    groups = [np.round(rng.normal(size=n), rng.integers(0, 6)).tolist() for n in (5, 0, 0, 90, 1, 2, 0, 33, 7, 0)]
+    plenty, scarce = learn(groups), learn(groups, memory=memory, num_chunks=num_chunks)
+    for name in ("count", "edges", "median", "bin_count"):
+        np.testing.assert_array_equal(getattr(scarce, name), getattr(plenty, name))
+    for i, values in enumerate(groups):
+        if values:
+            assert plenty.edges[i].tolist() == np.quantile(values, np.arange(0.1, 1, 0.1)).tolist()
+            assert plenty.median[i] == np.quantile(values, 0.5)
+            assert (
+                plenty.bin_count[i].tolist() == np.bincount(np.digitize(values, plenty.edges[i]), minlength=10).tolist()
+            )
 
 
-def test_table_order_does_not_follow_the_rows():
-    rows = [("b", "u", 1.0), ("a", None, 1.0), ("b", None, 1.0), ("a", "u", 1.0)]
-    for shift in range(4):
-        table = learn_quantiles(pl.DataFrame(rows[shift:] + rows[:shift], schema=VALUES, orient="row"), 2)
-        assert table.select("category", "unit").rows() == [("a", None), ("a", "u"), ("b", None), ("b", "u")]
+def test_no_value_at_all():
+    learned = learn([[], []], 4)
+    assert learned.count.tolist() == [0, 0]
+    assert np.isnan(learned.edges).all()
+    assert learn([], 4).edges.shape == (0, 3)
+
+
+def test_given_edges_are_counted_in_and_nothing_is_learned():
+    edges = np.array([[0.0, 1.0], [np.nan, np.nan]])
+    learned = learn([[-1.0, 0.0, 0.5, 1.0, 9.0], [5.0]], 3, edges=edges)
+    np.testing.assert_array_equal(learned.edges, edges)
+    assert learned.bin_count.tolist() == [[1, 2, 2], [0, 0, 0]]
+    assert learned.median.tolist() == [0.5, 5.0]
+
+
+def test_interpolation_between_infinities_is_no_number():
+    ordered = np.array([-np.inf, 0.0, np.inf, np.inf])
+    found = interpolate(ordered, np.array([4]), np.array([0.25, 0.5, 0.9]))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(found[0], np.quantile(ordered, [0.25, 0.5, 0.9]))
+
+
+def test_nan_is_in_bin_0_and_infinities_at_the_ends():
+    assert find([math.nan, -math.inf, math.inf], [1.0, 2.0, 3.0]) == [0, 0, 3]
 
 
 def test_bin_words():
@@ -154,6 +191,36 @@ def test_words_of_values(tmp_path: Path):
     ]
     assert result.quantiles == {("LAB_sodium", "mmol/l"): (2, [2.0])}
     assert [token for token, kind, _ in result.vocabulary if kind == "bin"] == ["Q0", "Q1", "MISSING_VALUE"]
+
+
+def test_values_that_are_no_numbers_take_no_part(tmp_path: Path):
+    bad = [None, math.nan, math.inf, -math.inf]
+    result = tokenize_tiny(tmp_path / "a", {"num_bins": 4}, labs=labs({"H1": [1.0, *bad, 2.0, 3.0]}))
+    assert result.quantiles == {("LAB_sodium", "mmol/l"): (3, np.quantile([1, 2, 3], [0.25, 0.5, 0.75]).tolist())}
+    assert not tokenize_tiny(tmp_path / "b", {"num_bins": 4}, labs=labs({"H1": bad})).quantiles
+
+
+def test_units_have_their_own_edges(tmp_path: Path):
+    rows = [
+        row
+        for unit, values in (("g", [1, 2, 3]), ("ml", [10, 20, 30]), (None, [100]))
+        for row in labs({"H1": values}, reference_unit=unit)
+    ]
+    result = tokenize_tiny(tmp_path / "a", {"num_bins": 2}, labs=rows)
+    assert list(result.quantiles.items()) == [
+        (("LAB_sodium", None), (1, [100.0])),
+        (("LAB_sodium", "g"), (3, [2.0])),
+        (("LAB_sodium", "ml"), (3, [20.0])),
+    ]
+    assert Counter(result.events()) == {"LAB_sodium": 7, "Q0": 2, "Q1": 5}
+
+
+def test_table_order_does_not_follow_the_rows(tmp_path: Path):
+    keys = [("b", "u"), ("a", None), ("b", None), ("a", "u")]
+    for shift in range(4):
+        rows = [{"lab_category": c, "reference_unit": u} for c, u in keys[shift:] + keys[:shift]]
+        found = tokenize_tiny(tmp_path / str(shift), {"num_bins": 2}, labs=rows).quantiles
+        assert list(found) == [("LAB_a", None), ("LAB_a", "u"), ("LAB_b", None), ("LAB_b", "u")]
 
 
 def test_constant_category_is_in_the_last_bin(tmp_path: Path):

@@ -22,7 +22,7 @@ def fake(tmp_path_factory) -> Path:
     return write_fake_tokenizer_run(tmp_path_factory.mktemp("fake") / "00", num_subjects=30, seed=3)
 
 
-def cut_by_hand(directory: Path, max_length: int) -> dict[str, list[int]]:
+def cut_by_hand(directory: Path, max_length: int, truncation: str = "keep_latest") -> dict[str, list[int]]:
     """Return subject_id -> tokens, by a loop over rows and tokens."""
     rows = pl.concat([pl.read_parquet(path) for path in directory.glob("timelines/*/*.parquet")])
     outcomes = pl.read_parquet(directory / "outcomes.parquet")
@@ -34,6 +34,9 @@ def cut_by_hand(directory: Path, max_length: int) -> dict[str, list[int]]:
             if time < index_times[subject_id]:
                 events.append(token)
         room = max_length - NUM_STATIC
+        if truncation == "keep_earliest":
+            sequences[subject_id] = static + events[:room]
+            continue
         left = events[-room:] if len(events) > room else events
         if len(events) > room and left[0] in BINS:  # its category was cut off
             left = left[1:]
@@ -41,10 +44,11 @@ def cut_by_hand(directory: Path, max_length: int) -> dict[str, list[int]]:
     return sequences
 
 
+@pytest.mark.parametrize("truncation", ["keep_latest", "keep_earliest"])
 @pytest.mark.parametrize("max_length", [256, 9, NUM_STATIC + 1])
-def test_sequences_equal_a_loop_over_tokens(fake, max_length):
-    sequences = load_sequences(str(fake), max_length)
-    expected = cut_by_hand(fake, max_length)
+def test_sequences_equal_a_loop_over_tokens(fake, max_length, truncation):
+    sequences = load_sequences(str(fake), max_length, truncation=truncation)
+    expected = cut_by_hand(fake, max_length, truncation)
     assert sequences.subjects["subject_id"].to_list() == sorted(expected)
     for row, subject_id in enumerate(sequences.subjects["subject_id"]):
         assert sequences.get(row).tolist() == expected[subject_id]

@@ -11,9 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from clinrep.ehr.configs.tokenize import EdgeToken
-from clinrep.ehr.timelines import build_timelines, sort_events
-from tests.ehr.tiny_clif import ADT, LABS, PRONE, at, make_config, make_stays, tokenize_tiny
+from clinrep.ehr.configs.sources import EdgeToken
+from clinrep.ehr.store import NO_TIME, UNTIMED, Events
+from clinrep.ehr.timelines import Binning, Stays, TimeTokens, build_timelines, select_events
+from clinrep.ehr.vocabulary import Encoder
+from tests.ehr.tiny_clif import ADT, LABS, PRONE, make_config, make_stays, tokenize_tiny
+from tests.ehr.tiny_tables import at
+
+SECOND = 1_000_000
 
 
 def test_static_tokens_lead_and_discharge_ends(tmp_path: Path):
@@ -107,43 +112,94 @@ def test_one_time_in_three_zones_is_one_instant(tmp_path: Path):
     assert result.times()[2:-2] == [at(6)] * 3
 
 
-def test_building_equals_a_plain_loop():
+NUM_SLOTS = (1, 4)  # of a code without and with numbers: bins Q0 and Q1, missing, unknown
+
+
+def make_stays_of(rng: np.random.Generator, num: int, first: np.ndarray, last: np.ndarray) -> Stays:
+    rows = np.sort(rng.choice(90, num, replace=False)).astype(np.int64)
+    static, discharge = (rng.integers(low, low + 100, (num, size)) for low, size in ((100, 3), (200, 2)))
+    names = pl.Series([f"S{i}" for i in range(num)])
+    return Stays(rows, names, first, last, static.astype(np.uint32), discharge.astype(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_far", "is_sorted_by_columns"),
+    [(SECOND, False, False), (1, False, False), (SECOND, True, False), (1, True, True)],
+)
+def test_building_equals_a_plain_loop(
+    monkeypatch: pytest.MonkeyPatch, unit: int, is_far: bool, is_sorted_by_columns: bool
+):
+    """Whole seconds and microseconds fit one integer with stay and rank; microseconds over centuries do not."""
     rng = np.random.default_rng(0)
-    num_stays, num_events = 40, 500
-    stays = pl.DataFrame(
-        {
-            "stay": pl.Series(np.sort(rng.choice(90, num_stays, replace=False)), dtype=pl.UInt32),
-            "subject_id": [f"S{i}" for i in range(num_stays)],
-            "admission_dttm": [at(int(h)) for h in rng.integers(-50, 50, num_stays)],
-            "discharge_dttm": [at(int(h)) for h in rng.integers(50, 150, num_stays)],
-        }
+    num_stays, num_events, num_codes, num_ranks = 40, 500, 9, 12
+    first, last = (rng.integers(*span, num_stays) * 3600 * SECOND for span in ((-50, 50), (50, 150)))
+    stays = make_stays_of(rng, num_stays, first, last)
+    time = rng.integers(-60, 160, num_events) * 3600 * SECOND + rng.integers(0, 3, num_events) * unit
+    time[0] -= is_far * 400 * 366 * 24 * 3600 * SECOND
+    time[rng.random(num_events) < 0.1] = NO_TIME
+    time[rng.random(num_events) < 0.1] = UNTIMED
+    events = Events(
+        stay=rng.integers(0, 90, num_events).astype(np.uint32),
+        time=time,
+        code=rng.integers(0, num_codes, num_events).astype(np.uint32),
+        value=rng.choice([0.0, 1.0, 2.0, np.nan, np.inf], num_events),
     )
-    has_value = rng.random(num_events) < 0.6
-    events = pl.DataFrame(
-        {
-            "stay": pl.Series(rng.choice(stays["stay"].to_numpy()[::2], num_events), dtype=pl.UInt32),
-            "time": [at(int(h)) for h in rng.integers(-60, 160, num_events)],
-            "source": pl.Series(rng.integers(0, 3, num_events), dtype=pl.UInt16),
-            "token_id": pl.Series(rng.integers(0, 9, num_events), dtype=pl.UInt32),
-            "value_token_id": pl.Series(
-                np.where(has_value, rng.integers(20, 24, num_events), None).tolist(), dtype=pl.UInt32
-            ),
-        }
+    events.stay[0] = stays.row[0]
+    is_number = np.arange(num_codes) % 2 == 1
+    sizes = np.array(NUM_SLOTS)[is_number.astype(int)]
+    base = np.cumsum(sizes) - sizes
+    encoder = Encoder(
+        base=base,
+        rank=rng.integers(0, num_ranks, sizes.sum()),
+        token_id=rng.integers(0, 9, num_ranks).astype(np.uint32),
+        value_token_id=np.where(rng.random(num_ranks) < 0.6, rng.integers(20, 24, num_ranks), -1),
     )
-    static = rng.integers(100, 200, (num_stays, 3)).astype(np.uint32)
-    discharge = rng.integers(200, 300, (num_stays, 2)).astype(np.uint32)
-    made = build_timelines(sort_events(events), stays, static, discharge)
-    assert made["subject_id"].to_list() == stays["subject_id"].to_list()
-    for i, (stay, _, admission, discharged) in enumerate(stays.iter_rows()):
-        mine = sorted(
-            (t, s, k, -1 if v is None else v) for t, s, k, v in (r[1:] for r in events.rows() if r[0] == stay)
-        )
-        first, last = min([admission, *[e[0] for e in mine]]), max([discharged, *[e[0] for e in mine]])
-        pairs = [(int(k), first) for k in static[i]]
-        for time, _, token, value in mine:
-            pairs += [(token, time)] + ([(value, time)] if value >= 0 else [])
-        pairs += [(int(k), last) for k in discharge[i]]
-        assert list(zip(made["token_ids"][i], made["times"][i], strict=True)) == pairs
+    edges = np.array([[1.0], [np.nan]])  # a group with an edge, and one without
+    binning = Binning(np.where(is_number, np.arange(num_codes) // 2 % 2, -1), edges)
+    nothing = TimeTokens(np.empty(0), np.empty(0), np.empty(0), 0, 0.0)
+
+    calls = []
+    lexsort = np.lexsort
+    monkeypatch.setattr(np, "lexsort", lambda keys: calls.append(1) or lexsort(keys))
+    made = build_timelines(select_events(events, stays), stays, encoder, binning, nothing).to_frame()
+    assert bool(calls) == is_sorted_by_columns
+
+    def find_slot(code: int, value: float) -> int:
+        if not is_number[code]:
+            return int(base[code])
+        if not np.isfinite(value):
+            return int(base[code]) + 2
+        return int(base[code]) + (3 if binning.group_of_code[code] == 1 else int(value >= 1.0))
+
+    assert made["subject_id"].to_list() == stays.subject_id.to_list()
+    for i, stay in enumerate(stays.row):
+        mine = []
+        for event, when, code, value in zip(events.stay, time, events.code, events.value, strict=True):
+            if event == stay and when != UNTIMED:
+                moment = stays.last[i] if when == NO_TIME else when
+                mine.append((int(moment), int(encoder.rank[find_slot(int(code), value)])))
+        pairs = [(int(k), int(stays.first[i])) for k in stays.static_ids[i]]
+        for moment, rank in sorted(mine):
+            tokens = [int(encoder.token_id[rank]), int(encoder.value_token_id[rank])]
+            pairs += [(token, moment) for token in tokens if token >= 0]
+        pairs += [(int(k), int(stays.last[i])) for k in stays.discharge_ids[i]]
+        times = made["times"][i].to_physical().to_list()
+        assert list(zip(made["token_ids"][i], times, strict=True)) == pairs
+
+
+def test_a_shard_without_stays_or_events_gives_empty_timelines():
+    none = np.empty(0, dtype=np.int64)
+    empty = Events(none.astype(np.uint32), none, none.astype(np.uint32), none.astype(float))
+    encoder = Encoder(none, none, none.astype(np.uint32), none)
+    nothing = TimeTokens(np.empty(0), np.empty(0), np.empty(0), 0, 0.0)
+    rng = np.random.default_rng(0)
+    for num, length in ((0, 0), (2, 5)):
+        stays = make_stays_of(rng, num, np.zeros(num, dtype=np.int64), np.ones(num, dtype=np.int64))
+        binning = Binning(none, np.empty((0, 1)))
+        made = build_timelines(select_events(empty, stays), stays, encoder, binning, nothing).to_frame()
+        assert made["token_ids"].list.len().to_list() == [length] * num
+    one = Events(np.zeros(1, dtype=np.uint32), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.uint32), np.zeros(1))
+    assert len(select_events(one, make_stays_of(rng, 0, none, none))) == 0
 
 
 def test_every_event_is_in_exactly_one_timeline(tmp_path: Path):

@@ -12,8 +12,10 @@ import yaml
 
 from clinrep import artifacts
 from clinrep.config import InputError, config_to_yaml
-from clinrep.ehr.configs.tokenize import EdgeToken, TokenizeConfig
-from clinrep.ehr.vocabulary import TOKEN_SETTINGS
+from clinrep.ehr.categories import SCHEMA
+from clinrep.ehr.configs.sources import EdgeToken
+from clinrep.ehr.configs.tokenize import TokenizeConfig
+from clinrep.ehr.tokenizer import TOKEN_SETTINGS
 from tests.ehr.tiny_clif import (
     ADT,
     LABS,
@@ -200,6 +202,10 @@ def finish(directory: Path, config: TokenizeConfig, result: Result) -> Path:
     types = {"category": pl.String, "unit": pl.String, "train_count": pl.UInt64, "edges": pl.List(pl.Float64)}
     artifacts.write_table("vocabulary", tokens, directory)
     artifacts.write_table("quantiles", pl.DataFrame(rows, schema=types, orient="row"), directory)
+    artifacts.write_table("categories", pl.DataFrame(result.categories, schema=SCHEMA, orient="row"), directory)
+    splits = [(patient, subject, split) for subject, (patient, split) in result.splits.items()]
+    names = ["patient_id", "subject_id", "split"]
+    artifacts.write_table("splits", pl.DataFrame(splits, schema=names, orient="row"), directory)
     (directory / "config.yaml").write_text(config_to_yaml(config))
     artifacts.write_done(directory, "00_tokenize", {}, {})
     return directory
@@ -231,6 +237,7 @@ def test_frozen_tokenizer_learns_nothing(tmp_path: Path, frozen: Path):
     )
     assert there.vocabulary == home.vocabulary
     assert there.quantiles == home.quantiles
+    assert there.categories == home.categories
     expected = ["UNK", "LAB_sodium", "Q0", "LAB_sodium", "Q1", "LAB_sodium", "Q1", "UNK", "UNK"]
     assert there.tokens() == ["TL_START", "UNK", *expected, "DISCHARGE_home", "TL_END"]
     assert unknown(there) == {
@@ -273,7 +280,10 @@ def test_frozen_tokenizer_takes_other_cohort_and_window_settings(tmp_path: Path,
     assert tokenize_tiny(tmp_path / "b", settings, adt=places(H1="ward")).events() == ["ADT_ward"]
 
 
-@pytest.mark.parametrize("missing", ["DONE", "vocabulary.parquet", "quantiles.parquet", "config.yaml"])
+@pytest.mark.parametrize(
+    "missing",
+    ["DONE", "vocabulary.parquet", "quantiles.parquet", "categories.parquet", "splits.parquet", "config.yaml"],
+)
 def test_unfinished_tokenizer_is_refused(tmp_path: Path, frozen: Path, missing: str):
     (frozen / missing).unlink()
     with pytest.raises(InputError, match=missing):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +16,14 @@ import polars as pl
 import yaml
 
 from clinrep.ehr import tokenize
-from clinrep.ehr.configs.tokenize import Condition, EdgeToken, EventSource, TokenizeConfig, WindowConfig
+from clinrep.ehr.configs.sources import Condition, EdgeToken, EventSource
+from clinrep.ehr.configs.tokenize import TokenizeConfig, WindowConfig
 from clinrep.modality import resolve
+from tests.ehr.tiny_tables import COLUMNS, OPTIONAL, Row, at, make_frame
+from tests.ehr.tiny_tables import T0 as T0  # other tests take it from here
 
 ROOT = Path(__file__).parents[2]
 RECOMMENDED = ROOT / "configs" / "ehr" / "00_tokenize.yaml"
-T0 = datetime(2150, 1, 1)
-
-Row = Mapping[str, Any]
-_TIME = pl.Datetime("us", "UTC")
-
-# Table -> column -> (type, value where a row does not say).
-COLUMNS: dict[str, dict[str, tuple[Any, Any]]] = {
-    "patient": {
-        "patient_id": (pl.String, "P1"),
-        "race_category": (pl.String, "White"),
-        "ethnicity_category": (pl.String, "Non-Hispanic"),
-        "sex_category": (pl.String, "Female"),
-    },
-    "hospitalization": {
-        "hospitalization_id": (pl.String, "H1"),
-        "patient_id": (pl.String, "P1"),
-        "admission_dttm": (_TIME, T0),
-        "discharge_dttm": (_TIME, T0 + timedelta(hours=72)),
-        "age_at_admission": (pl.Int64, 60),
-        "admission_type_name": (pl.String, "EW EMER."),
-        "discharge_category": (pl.String, "Home"),
-    },
-    "adt": {
-        "hospitalization_id": (pl.String, "H1"),
-        "in_dttm": (_TIME, T0),
-        "location_category": (pl.String, "ward"),
-    },
-    "labs": {
-        "hospitalization_id": (pl.String, "H1"),
-        "lab_result_dttm": (_TIME, T0),
-        "lab_category": (pl.String, "sodium"),
-        "lab_value_numeric": (pl.Float64, 140.0),
-        "reference_unit": (pl.String, "mmol/L"),
-    },
-    "vitals": {
-        "hospitalization_id": (pl.String, "H1"),
-        "recorded_dttm": (_TIME, T0),
-        "vital_category": (pl.String, "heart_rate"),
-        "vital_value": (pl.Float64, 80.0),
-    },
-    "medication_admin_continuous": {
-        "hospitalization_id": (pl.String, "H1"),
-        "admin_dttm": (_TIME, T0),
-        "med_category": (pl.String, "insulin"),
-        "med_dose": (pl.Float64, 2.0),
-        "med_dose_unit": (pl.String, "units/h"),
-    },
-    "patient_assessments": {
-        "hospitalization_id": (pl.String, "H1"),
-        "recorded_dttm": (_TIME, T0),
-        "assessment_category": (pl.String, "cam_total"),
-        "numerical_value": (pl.Float64, None),
-        "categorical_value": (pl.String, None),
-    },
-    "respiratory_support": {
-        "hospitalization_id": (pl.String, "H1"),
-        "recorded_dttm": (_TIME, T0),
-        "mode_category": (pl.String, None),
-        "device_category": (pl.String, None),
-    },
-    "position": {
-        "hospitalization_id": (pl.String, "H1"),
-        "recorded_dttm": (_TIME, T0),
-        "position_category": (pl.String, "prone"),
-    },
-}
-
-
-def at(hours: float, microseconds: int = 0) -> datetime:
-    """Return T0 + hours (+ microseconds); H1 is admitted at T0 unless its row says otherwise."""
-    return T0 + timedelta(hours=hours, microseconds=microseconds)
-
-
-def make_frame(table: str, rows: Sequence[Row], types: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """Return a table of `rows` over the defaults; columns without a default are added, typed by polars."""
-    columns = COLUMNS[table]
-    extra = {column for row in rows for column in row} - set(columns)
-    data = {c: [row.get(c, default) for row in rows] for c, (_, default) in columns.items()}
-    data |= {c: [row.get(c) for row in rows] for c in sorted(extra)}
-    schema = {c: dtype for c, (dtype, _) in columns.items()} | dict(types or {})
-    return pl.DataFrame({c: pl.Series(c, values, dtype=schema.get(c)) for c, values in data.items()})
 
 
 def write_tiny_clif(
@@ -110,7 +33,7 @@ def write_tiny_clif(
     leave_out: Sequence[str] = (),
     **tables: Sequence[Row],
 ) -> Path:
-    """Write clif_<table>.parquet for every table of COLUMNS but those left out.
+    """Write clif_<table>.parquet for every table of COLUMNS but those left out, and those of OPTIONAL that are given.
 
     Without rows, `hospitalization` is one stay H1 of P1, `patient` one row for each patient that has a
     stay, and any other table is empty. `types` overrides column types: {table: {column: type}}.
@@ -119,8 +42,8 @@ def write_tiny_clif(
     patients = dict.fromkeys(row.get("patient_id", "P1") for row in rows["hospitalization"])
     rows.setdefault("patient", [{"patient_id": patient} for patient in patients])
     directory.mkdir(parents=True, exist_ok=True)
-    for table in COLUMNS:
-        if table not in leave_out:
+    for table in [*COLUMNS, *OPTIONAL]:
+        if table not in leave_out and (table in COLUMNS or table in tables):
             frame = make_frame(table, rows.get(table, []), (types or {}).get(table))
             frame.write_parquet(directory / f"clif_{table}.parquet")
     return directory
@@ -197,6 +120,7 @@ class Result:
     outcomes: dict[tuple[str, str], tuple[datetime, bool | None, datetime | None, str | None]]
     subjects: dict[str, dict[str, Any]]
     ledger: list[tuple[str, str, int, int, str]]
+    categories: list[tuple[Any, ...]]
 
     def tokens(self, subject: str = "H1") -> list[str]:
         return self.timelines[subject][0]
@@ -236,12 +160,13 @@ def decode(tables: Mapping[str, pl.DataFrame], timelines: Mapping[str, pl.DataFr
         outcomes={(row[0], row[1]): row[2:] for row in tables["outcomes"].iter_rows()},
         subjects={row["subject_id"]: row for row in tables["subjects"].iter_rows(named=True)},
         ledger=list(tables["ledger"].iter_rows()),
+        categories=list(tables["categories"].iter_rows()),
     )
 
 
 def read_run(directory: Path) -> Result:
     """Return what a finished 00_tokenize.py wrote, read without clinrep's readers."""
-    names = ("splits", "quantiles", "vocabulary", "outcomes", "subjects", "ledger")
+    names = ("splits", "quantiles", "vocabulary", "outcomes", "subjects", "ledger", "categories")
     timelines = {
         split: pl.concat([pl.read_parquet(p) for p in sorted((directory / "timelines" / split).glob("part-*.parquet"))])
         for split in ("train", "val", "test")
@@ -255,7 +180,9 @@ def tokenize_in_memory(config: TokenizeConfig) -> Result:
     source = tokenize.open_source(config)
     cohort = tokenize.read_cohort(source)
     splits = tokenize.split_patients(source, cohort)
-    made = tokenize.tokenize(source, cohort, splits, tokenize.read_events(source, cohort))
+    with tempfile.TemporaryDirectory() as spill, tokenize.read_events(source, cohort, Path(spill)) as events:
+        made = tokenize.tokenize(source, cohort, splits, events)
+        parts = list(tokenize.iterate_parts(made, config))
     tables = {
         "splits": splits.select("patient_id", "subject_id", "split"),
         "quantiles": made.tokenizer.quantiles,
@@ -263,8 +190,11 @@ def tokenize_in_memory(config: TokenizeConfig) -> Result:
         "outcomes": made.outcomes,
         "subjects": made.subjects,
         "ledger": source.ledger.to_frame(),
+        "categories": made.tokenizer.categories,
     }
-    timelines = {split: made.timelines.filter(pl.col("split") == split) for split in ("train", "val", "test")}
+    timelines = {
+        split: pl.concat([rows for name, _, rows in parts if name == split]) for split in ("train", "val", "test")
+    }
     return decode(tables, timelines)
 
 

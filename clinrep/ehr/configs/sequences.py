@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from clinrep.config import StageConfig, require
 
@@ -18,7 +19,9 @@ class SequenceConfig(StageConfig):
     classifier_dir: str | None = None
     """Model to use: the classifier of this 02_finetune.py directory; or give backbone_dir."""
     max_length: int = 1024
-    """Longest sequence in tokens: the static tokens and the most recent events are kept."""
+    """Longest sequence in tokens; of a longer one the static tokens and some events are kept."""
+    truncation: Literal["keep_latest", "keep_earliest"] = "keep_latest"
+    """Which events of a longer sequence are kept: the most recent, or the first (as the manuscript does)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

@@ -2,104 +2,17 @@
 
 from __future__ import annotations
 
-import string
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from clinrep.config import StageConfig, require
+from clinrep.config import StageConfig, lookup, require
+from clinrep.ehr.configs.sources import EdgeToken, EventSource, Spelling, UnitRule
 
 PAD_TOKEN = "PAD"  # fills batches; never in a timeline
 OUTCOME_NAMES = ("in_hospital_death", "long_length_of_stay", "icu_admission", "imv_event")
-
-
-def _check_template(name: str, template: str, allowed: set[str]) -> None:
-    """Refuse a token template with a field that nothing fills."""
-    fields = {text for _, text, _, _ in string.Formatter().parse(template) if text is not None}
-    rule = f"be text with no field but {sorted(allowed)}"
-    require(bool(template) and fields <= allowed, name, template, rule, "write for example 'LAB_{category}'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One condition on a column; a row is kept when all it states hold. Categories are compared normalised."""
-
-    column: str
-    """Column of the source's table."""
-    one_of: list[str] = field(default_factory=list)
-    """Keep only rows with one of these categories."""
-    none_of: list[str] = field(default_factory=list)
-    """Drop rows with one of these categories; rows where it is null stay."""
-    is_null: bool | None = None
-    """true: keep only rows where the column is null; false: only where it is not."""
-
-    def __post_init__(self) -> None:
-        """Refuse a condition that states nothing."""
-        is_stated = bool(self.one_of or self.none_of or self.is_null is not None)
-        require(is_stated, f"keep_if of column {self.column}", "empty", "state something", "give one_of or is_null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EventSource:
-    """Where one kind of event lies in the CLIF tables, and the tokens it becomes."""
-
-    name: str
-    """Name of the source: the kind of its tokens in vocabulary.parquet."""
-    table: str
-    """CLIF table, without clif_."""
-    time_column: str
-    """When the event became known (labs: the result, not the collection); rows without a time are dropped."""
-    token: str
-    """Template of the event's token, with {category}; also the key of its quantiles."""
-    category_column: str | None = None
-    """Column that fills {category}."""
-    value_column: str | None = None
-    """Numeric column: the event gets a second token, the value's bin."""
-    categorical_value_column: str | None = None
-    """Category column: the event gets a second token, the normalised category."""
-    value_token: str = "{value}"
-    """Template of the second token, with {value} (the bin or the category) and {category}."""
-    unit_column: str | None = None
-    """Column with the unit of value_column; bins are then learned per (category, unit)."""
-    keep_if: list[Condition] = field(default_factory=list)
-    """Conditions a row must meet."""
-    null_category: Literal["drop", "keep"] = "drop"
-    """What becomes of rows without a category: dropped and counted, or kept with missing_category."""
-    required: bool = False
-    """Whether a missing table is an error; otherwise it is noted in log and ledger."""
-
-    def __post_init__(self) -> None:
-        """Refuse templates and columns that contradict each other."""
-        _check_template(f"token of source {self.name}", self.token, {"category"})
-        _check_template(f"value_token of source {self.name}", self.value_token, {"category", "value"})
-        has_field = "{category}" in self.token
-        rule, remedy = "hold {category} exactly when category_column is given", "change one of the two"
-        require(has_field == (self.category_column is not None), f"token of {self.name}", self.token, rule, remedy)
-        is_one = self.value_column is None or self.categorical_value_column is None
-        require(is_one, f"value_column of {self.name}", self.value_column, "be the only value", "make two sources")
-        is_unit = self.unit_column is None or self.value_column is not None
-        require(is_unit, f"unit_column of {self.name}", self.unit_column, "go with a value_column", "drop it")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EdgeToken:
-    """One token at the start (static) or the end (discharge) of every timeline."""
-
-    token: str
-    """Template: fixed text, or with {category}, or with {bin} for a number."""
-    table: Literal["patient", "hospitalization"] | None = None
-    """Table of `column`."""
-    column: str | None = None
-    """Column that fills the template; its bins are learned on the stays of train patients."""
-
-    def __post_init__(self) -> None:
-        """Refuse a template that its column does not fill, or fills twice."""
-        _check_template("token", self.token, {"category", "bin"})
-        is_one = not ("{category}" in self.token and "{bin}" in self.token)
-        require(is_one, "token", self.token, "hold {category} or {bin}, not both", "make two tokens")
-        is_filled = ("{" in self.token) == (self.column is not None) == (self.table is not None)
-        require(is_filled, "token", self.token, "have a field exactly when table and column are given", "give both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +39,13 @@ class TokenizeConfig(StageConfig):
     clif_dir: str
     """Folder with the CLIF tables as clif_<table>.parquet."""
     sources: list[EventSource]
-    """Event sources; at one instant, events stand in this order."""
+    """Event sources; at one instant, events stand in this order, and those without time_column come last."""
     static_tokens: list[EdgeToken]
     """Tokens every timeline starts with."""
     discharge_tokens: list[EdgeToken]
     """Tokens every timeline ends with."""
+    unit_rules: list[UnitRule] = field(default_factory=list)
+    """Units of this site to rename or convert before anything is learned or looked up, each counted in the ledger."""
     tokenizer_dir: str | None = None
     """A finished stage-00 directory whose vocabulary and quantiles are applied; nothing is learned."""
     splits_path: str | None = None
@@ -150,20 +65,50 @@ class TokenizeConfig(StageConfig):
     """Shorter stays get no timeline (after splits and tokenizer are made); 0 keeps all."""
     window: WindowConfig = field(default_factory=WindowConfig)
     """Observation window."""
-    normalize: Literal["snake_case", "lower", "none"] = "snake_case"
-    """How categories are spelled: lower snake_case, lower case only, or as they are."""
+    length_filter: Literal["stay", "timeline"] = "stay"
+    """What min_length_of_stay_hours measures: admission to discharge, or the first to the last token's time."""
+    keep_without_events: bool = True
+    """Whether a stay without any event gets a timeline (of static and discharge tokens)."""
+    keep_without_patient: bool = True
+    """Whether a stay whose patient has no row gets a timeline (demographics missing)."""
+    edge_time_sources: list[str] | None = None
+    """Sources whose events move the edge tokens: the static ones are stamped min(admission, first such event), the
+    discharge ones max(discharge, last such event). null: all sources, so that times never go backwards."""
+    learn_from_untimed: bool = False
+    """Whether rows dropped for want of a time take part in the vocabulary and the edges all the same."""
+    duplicate_patients: Literal["error", "first"] = "error"
+    """What several rows of one patient that differ mean: an error, or that the first row of the file counts."""
+    normalize: Spelling = "snake_case"
+    """How categories are spelled: lower snake_case with the names of CLIF 3.0, lower case only, or as they are."""
+    token_style: Literal["separate", "fused"] = "separate"
+    """An event with a value is two tokens (LAB_sodium, Q3), or one (LAB_sodium_Q3)."""
+    gap_minutes: list[float] = field(default_factory=list)
+    """Least lengths, ascending, of the gaps that get a token: before an event that follows the one before it
+    (or the static tokens) after 60 minutes or more, but less than the next length, stands GAP_60m with the
+    event's time. Empty: none."""
+    clock_hours: int = 0
+    """Length of the parts of the day that get a token: 6 puts CLOCK_00, CLOCK_06, CLOCK_12 or CLOCK_18 before the
+    first event of every new part. 0: none."""
+    clock_offset_hours: float = 0.0
+    """Hours to add to UTC to read the clock at the bedside."""
     num_bins: int = 10
     """Bins of a numeric value, named Q0, Q1, ...; 10 are deciles."""
+    quantiles_include_infinite: bool = False
+    """Whether infinite values take part in the edges (they are missing values in timelines all the same)."""
     unknown_token: str = "UNK"
     """Token of a category, or of the bin of a value, that train did not have."""
     missing_value_token: str = "MISSING_VALUE"
     """{value} of a numeric value that is null, NaN or infinite."""
     missing_category: str = "missing"
     """{category} of a null category that is kept."""
+    bin_without_edges: Literal["unknown", "last"] = "unknown"
+    """Bin of a number whose category train has, but never with a number: unknown_token, or the last bin."""
     outcomes: list[str] = field(default_factory=lambda: list(OUTCOME_NAMES))
     """Outcomes to label, by name."""
-    subjects_per_part: int = 20_000
+    subjects_per_part: int = 5_000
     """Stays per timelines/<split>/part-*.parquet."""
+    memory_gb: float = 4.0
+    """Memory (1e9 bytes) to stay within; more events than fit are kept in files under output_dir meanwhile."""
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -180,14 +125,35 @@ class TokenizeConfig(StageConfig):
         # a stay may have no event in the window, and no model reads an empty sequence
         statics = [edge.token for edge in self.static_tokens]
         require(bool(statics), "static_tokens", statics, "hold at least one token", "start with {token: TL_START}")
-        names = [source.name for source in self.sources]
-        require(bool(names), "sources", names, "declare at least one event source", "see configs/ehr")
-        require(len(set(names)) == len(names), "sources", names, "have different names", "rename one")
+        self._check_sources()
         outcomes = self.outcomes
         require(len(set(outcomes)) == len(outcomes), "outcomes", outcomes, "name each outcome once", "drop one")
         self._check_special_tokens()
+        self._check_time_tokens()
+        require(self.memory_gb >= 1, "memory_gb", self.memory_gb, "be 1 or more", "use 4")
         if self.admission_window is not None:
             parse_window(self.admission_window)
+
+    def _check_sources(self) -> None:
+        names = [source.name for source in self.sources]
+        require(bool(names), "sources", names, "declare at least one event source", "see configs/ehr")
+        require(len(set(names)) == len(names), "sources", names, "have different names", "rename one")
+        for name in self.edge_time_sources or []:
+            lookup(dict.fromkeys(names), name, "source in edge_time_sources")
+        for unit_rule in self.unit_rules:
+            lookup(dict.fromkeys(names), unit_rule.source, "source in unit_rules")
+        is_timed = [source.time_column is not None for source in self.sources]
+        rule = "name those without time_column last: that is where their events stand"
+        require(is_timed == sorted(is_timed, reverse=True), "sources", names, rule, "move them down")
+
+    def _check_time_tokens(self) -> None:
+        gaps = self.gap_minutes
+        is_rising = all(0 < low < high for low, high in itertools.pairwise([*gaps, float("inf")]))
+        require(is_rising, "gap_minutes", gaps, "be lengths above 0 in rising order", "write [5, 15, 60]")
+        is_part = self.clock_hours == 0 or (0 < self.clock_hours <= 24 and 24 % self.clock_hours == 0)
+        require(is_part, "clock_hours", self.clock_hours, "be 0 or divide 24", "use 6")
+        offset = self.clock_offset_hours
+        require(-24 <= offset <= 24, "clock_offset_hours", offset, "be between -24 and 24", "use -5 for UTC-5")
 
     def _check_special_tokens(self) -> None:
         special = [self.unknown_token, self.missing_value_token]

@@ -1,0 +1,164 @@
+"""A CLIF table in batches of bounded size, text as numbers: N rows, codes from 0 for null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clinrep.config import InputError
+from clinrep.ehr.clif import Kind
+
+BATCH_ROWS = 1 << 20
+# Text columns are decoded straight to dictionary indices; a mixed-radix number over this many
+# possible combinations still has a lookup table, above it the combinations are sorted.
+MAX_TABLE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a table, by column."""
+
+    num_rows: int
+    text: dict[str, np.ndarray]
+    """i32 (N,): 0 is null, k > 0 the text `TableScan.values[column][k - 1]`."""
+    numbers: dict[str, np.ndarray]
+    """f64 (N,): NaN where null."""
+    times: dict[str, np.ndarray]
+    """i64 (N,): microseconds since 1970 UTC, 0 where null."""
+    is_null: dict[str, np.ndarray]
+    """bool (N,), of numbers, times and columns asked only whether they are null."""
+
+
+@dataclass
+class TableScan:
+    """One table read once, from its first row to its last, in batches."""
+
+    path: Path
+    columns: Mapping[str, set[Kind]]
+    """Column -> what it is read as; ClifTables.check_columns has found the types right."""
+    values: dict[str, list[str]] = field(default_factory=dict)
+    """Text column -> its texts in order of appearance, filled as batches are read."""
+
+    def __post_init__(self) -> None:
+        """Start without any text seen."""
+        self._codes: dict[str, dict[str | None, int]] = {}
+        for column, kinds in self.columns.items():
+            if kinds & {"id", "category"}:
+                self.values[column], self._codes[column] = [], {None: 0}
+
+    def iterate(self) -> Iterator[Batch]:
+        """Yield the table's batches in row order."""
+        try:
+            # A column chunk is streamed through a small buffer: some exports have one row group of everything.
+            file = pq.ParquetFile(self.path, read_dictionary=list(self.values), buffer_size=1 << 20, pre_buffer=False)
+            for record in file.iter_batches(BATCH_ROWS, columns=list(self.columns)):
+                yield self._read(record)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.path} is damaged ({error}); export it again") from error
+
+    def _read(self, record: pa.RecordBatch) -> Batch:
+        batch = Batch(record.num_rows, {}, {}, {}, {})
+        for column, kinds in self.columns.items():
+            array = record.column(column)
+            if column in self.values:
+                batch.text[column] = self._encode(column, array)
+            if kinds - {"id", "category"}:
+                batch.is_null[column] = _to_numpy(array.is_null())
+            if "number" in kinds:
+                batch.numbers[column] = _read_numbers(array)
+            if "time" in kinds:
+                batch.times[column] = _read_times(array)
+        return batch
+
+    def _encode(self, column: str, array: pa.Array) -> np.ndarray:
+        """Return i32 codes of a text column, and remember texts not seen before."""
+        if array.null_count == len(array):
+            return np.zeros(len(array), dtype=np.int32)
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode()
+        codes, values = self._codes[column], self.values[column]
+        table = np.empty(len(array.dictionary) + 1, dtype=np.int32)
+        for i, value in enumerate(array.dictionary.to_pylist()):
+            text = value if value is None or isinstance(value, str) else str(value)
+            code = codes.get(text)
+            if code is None:
+                code = codes[text] = len(codes)
+                values.append(str(text))
+            table[i] = code
+        table[-1] = 0  # an index of -1 is null
+        return table[_to_numpy(pc.fill_null(array.indices.cast(pa.int32()), -1))]
+
+
+def _read_numbers(array: pa.Array) -> np.ndarray:
+    """Return f64; a column without any value may have whatever type the export gave it."""
+    if array.null_count == len(array):
+        return np.full(len(array), np.nan)
+    return _to_numpy(pc.fill_null(array.cast(pa.float64(), safe=False), np.nan))
+
+
+def _read_times(array: pa.Array) -> np.ndarray:
+    """Return i64 microseconds since 1970; aware times are stored as UTC, naive ones and dates are taken so."""
+    if array.null_count == len(array):
+        return np.zeros(len(array), dtype=np.int64)
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("us"))
+    unit = array.type.unit
+    whole = _to_numpy(pc.fill_null(array.cast(pa.int64()), 0))
+    if unit == "ns":
+        return whole // 1000
+    return whole * {"us": 1, "ms": 1_000, "s": 1_000_000}[unit]
+
+
+def _to_numpy(array: pa.Array) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False)
+
+
+class Combinations:
+    """The distinct combinations of a table's text codes and null flags, numbered as they appear."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.rows: list[tuple[int, ...]] = []
+        self._numbers: dict[tuple[int, ...], int] = {}
+
+    def number(self, columns: list[np.ndarray]) -> np.ndarray:
+        """Return i32 (N,): each row's combination, an index into `rows`."""
+        sizes = [int(column.max(initial=0)) + 1 for column in columns]
+        num_keys = math.prod(sizes)
+        if num_keys >= 1 << 63:
+            raise InputError(f"a table has too many distinct texts to combine ({sizes}); are ids among its categories?")
+        key = np.zeros(len(columns[0]), dtype=np.int64)
+        for column, size in zip(columns, sizes, strict=True):
+            key *= size
+            key += column
+        if num_keys > MAX_TABLE:
+            present, key = np.unique(key, return_inverse=True)
+            num_keys = len(present)
+            numbers = self._register(present, sizes)
+            return numbers[key]
+        present = np.flatnonzero(np.bincount(key, minlength=num_keys))
+        table = np.zeros(num_keys, dtype=np.int32)
+        table[present] = self._register(present, sizes)
+        return table[key]
+
+    def _register(self, keys: np.ndarray, sizes: list[int]) -> np.ndarray:
+        """Return the numbers of combinations given as mixed-radix keys, adding the new ones."""
+        digits = []
+        for size in reversed(sizes):
+            digits.append(keys % size)
+            keys = keys // size
+        numbers = np.empty(len(keys), dtype=np.int32)
+        for i, row in enumerate(zip(*(digit.tolist() for digit in reversed(digits)), strict=True)):
+            number = self._numbers.get(row)
+            if number is None:
+                number = self._numbers[row] = len(self.rows)
+                self.rows.append(row)
+            numbers[i] = number
+        return numbers

@@ -1,0 +1,101 @@
+"""The tokenizer that stage 00 learns on train, or takes frozen from another run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from clinrep.artifacts import read_table
+from clinrep.config import InputError, config_to_dict, lookup
+from clinrep.ehr.configs.tokenize import PAD_TOKEN, TokenizeConfig
+
+# Settings that decide what a word means; a frozen tokenizer is applied with the ones it was made with.
+TOKEN_SETTINGS = (
+    "sources",
+    "static_tokens",
+    "discharge_tokens",
+    "normalize",
+    "token_style",
+    "gap_minutes",
+    "clock_hours",
+    "num_bins",
+    "unknown_token",
+    "missing_value_token",
+    "missing_category",
+    "bin_without_edges",
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The tables `vocabulary` (its train_count may still be 0), `quantiles` and `categories`."""
+
+    vocabulary: pl.DataFrame
+    quantiles: pl.DataFrame
+    categories: pl.DataFrame
+    num_train_stays: int
+    """Adult stays of split train that it was learned on."""
+    is_frozen: bool = False
+
+
+def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
+    """Return the tokenizer of a finished stage-00 directory; other token settings are an InputError."""
+    path = Path(directory)
+    vocabulary, quantiles, categories = (read_table(name, path) for name in ("vocabulary", "quantiles", "categories"))
+    saved = load_settings(path)
+    now = config_to_dict(config)
+    different = [name for name in TOKEN_SETTINGS if saved.get(name) != now[name]]
+    if different:
+        raise InputError(
+            f"--tokenizer_dir {directory} was made with other settings of {', '.join(different)}; "
+            f"pass --config {path / 'config.yaml'} first, then your --clif_dir and --output_dir"
+        )
+    if saved.get("tokenizer_dir") is not None:
+        raise InputError(
+            f"--tokenizer_dir {directory} was itself written with a frozen tokenizer; give the directory that "
+            f"learned it: {saved['tokenizer_dir']}"
+        )
+    num_train_stays = read_table("splits", path).filter(pl.col("split") == "train").height
+    return Tokenizer(vocabulary, quantiles, categories, num_train_stays, is_frozen=True)
+
+
+def load_settings(directory: Path) -> dict[str, Any]:
+    """Return the saved settings of a stage-00 directory."""
+    try:
+        return dict(yaml.safe_load((directory / "config.yaml").read_text()))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{directory / 'config.yaml'} cannot be read ({error}); run 00_tokenize.py again") from error
+
+
+def find_token_id(vocabulary: pl.DataFrame, token: str) -> int:
+    """Return the id of a token; one that the vocabulary lacks is an InputError, never a new id."""
+    ids = dict(zip(vocabulary["token"], vocabulary["token_id"], strict=True))
+    return int(lookup(ids, token, "token of the vocabulary"))
+
+
+def count_tokens(tokenizer: Tokenizer, train_counts: np.ndarray) -> Tokenizer:
+    """Return the tokenizer with train_count = `train_counts` i64 (V,); a frozen one stays as it is."""
+    if tokenizer.is_frozen:
+        return tokenizer
+    vocabulary = tokenizer.vocabulary.with_columns(train_count=pl.Series(train_counts, dtype=pl.UInt64))
+    return dataclasses.replace(tokenizer, vocabulary=vocabulary)
+
+
+def encode(words: pl.Series, vocabulary: pl.DataFrame, unknown_token: str) -> pl.Series:
+    """Return token ids u32 of `words`; an unknown word gets the unknown token's id, null stays null.
+
+    Raises:
+        InputError: a word is PAD, or the vocabulary lacks the unknown token.
+    """
+    if (words == PAD_TOKEN).any():
+        raise InputError(f"a category is spelled {PAD_TOKEN!r}, the token that fills batches; give its token a prefix")
+    ids = dict(zip(vocabulary["token"], vocabulary["token_id"], strict=True))
+    if unknown_token not in ids:
+        raise InputError(f"the vocabulary has no {unknown_token!r}; name its unknown_token in the config")
+    return words.replace_strict(ids | {None: None}, default=ids[unknown_token], return_dtype=pl.UInt32)

@@ -1,0 +1,58 @@
+"""Units, and what the settings say about values in them: rules of a site, ranges of what is possible."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from clinrep.config import InputError
+from clinrep.ehr.clif import normalize_words
+from clinrep.ehr.configs.sources import EventSource, UnitRule, ValueRange
+from clinrep.ehr.configs.tokenize import TokenizeConfig
+
+Key = tuple[str | None, str | None]
+"""Normalised category and unit."""
+
+
+def normalize_unit(unit: pl.Expr) -> pl.Expr:
+    """Return units in lower case with single blanks (found: '10^3/µL<tab>'); empty text becomes null."""
+    spelled = unit.str.strip_chars().str.to_lowercase().str.replace_all(r"\s+", " ")
+    return pl.when(spelled != "").then(spelled).alias(unit.meta.output_name())
+
+
+def _spell_category(category: str | None, source: EventSource, config: TokenizeConfig) -> str | None:
+    if category is None:
+        return None
+    return normalize_words([category], config.normalize, source.category_column)[0]
+
+
+def _spell_unit(unit: str | None) -> str | None:
+    found: str | None = pl.select(normalize_unit(pl.lit(unit, dtype=pl.String))).item()
+    return found
+
+
+def spell_unit_rules(source: EventSource, config: TokenizeConfig) -> dict[Key, UnitRule]:
+    """Return the site's unit rules for a source by normalised category and unit; two for one are an InputError."""
+    rules: dict[Key, UnitRule] = {}
+    for rule in config.unit_rules:
+        if rule.source != source.name:
+            continue
+        if source.unit_column is None and rule.unit is not None:
+            raise InputError(
+                f"unit_rules: source {source.name!r} has no unit_column, so unit {rule.unit!r} cannot occur"
+            )
+        key = (_spell_category(rule.category, source, config), _spell_unit(rule.unit))
+        if key in rules:
+            raise InputError(f"unit_rules: two rules of source {source.name!r} for {key}; keep one")
+        rules[key] = rule
+    return rules
+
+
+def spell_ranges(source: EventSource, config: TokenizeConfig) -> dict[Key, ValueRange]:
+    """Return the ranges by normalised category and unit; two for the same are an InputError."""
+    ranges: dict[Key, ValueRange] = {}
+    for one in source.ranges:
+        category, unit = _spell_category(one.category, source, config), _spell_unit(one.unit)
+        if (category, unit) in ranges:
+            raise InputError(f"source {source.name}: two ranges for {category!r} in unit {unit!r}; keep one")
+        ranges[category, unit] = one
+    return ranges
