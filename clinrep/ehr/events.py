@@ -22,6 +22,7 @@ from clinrep.ehr.store import NO_TIME, UNTIMED, Events, EventStore
 from clinrep.run import show_progress
 
 logger = logging.getLogger("clinrep")
+IdColumn = Literal["hospitalization_id", "patient_id"]
 
 
 @dataclass
@@ -87,11 +88,11 @@ def read_events(
     zeros = (np.zeros(size, dtype=np.int64) for size in (cohort.height, len(config.sources)))
     log = EventLog(store, Codes(), next(zeros), none, none.copy(), np.full_like(none, least), next(zeros))
     reader = _Reader(tables, cohort, config, ledger, log)
-    groups = sorted({(plan.source.table, plan.source.id_column) for plan in plans})
-    groups.sort(key=lambda group: [(p.source.table, p.source.id_column) for p in plans].index(group))
+    by_table: dict[tuple[str, IdColumn], list[SourcePlan]] = {}
+    for plan in plans:
+        by_table.setdefault((plan.source.table, plan.source.id_column), []).append(plan)
     try:
-        for table, id_column in groups:
-            chosen = [plan for plan in plans if (plan.source.table, plan.source.id_column) == (table, id_column)]
+        for (table, id_column), chosen in by_table.items():
             reader.read(table, id_column, chosen)
     except BaseException:
         store.close()
@@ -132,7 +133,7 @@ class _Reader:
         edges = config.edge_time_sources
         self.moves_edges = [edges is None or source.name in edges for source in config.sources]
 
-    def read(self, table: str, id_column: Literal["hospitalization_id", "patient_id"], plans: list[SourcePlan]) -> None:
+    def read(self, table: str, id_column: IdColumn, plans: list[SourcePlan]) -> None:
         """Read one table for all the sources on it."""
         columns: Columns = {}
         for plan in plans:
