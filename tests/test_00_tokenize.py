@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,7 +32,41 @@ from tests.ehr.tiny_tables import at
 
 DEMO = ROOT / "configs" / "ehr" / "demo" / "00_tokenize.yaml"
 SAMPLE = ROOT / "sample_data" / "clif_demo"
-TABLES = ("splits", "vocabulary", "quantiles", "categories", "outcomes", "subjects", "ledger")
+TIME = pl.Datetime("us")
+# DESIGN section 3
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "splits": {"patient_id": pl.String, "subject_id": pl.String, "split": pl.String},
+    "vocabulary": {"token_id": pl.UInt32, "token": pl.String, "kind": pl.String, "train_count": pl.UInt64},
+    "quantiles": {"category": pl.String, "unit": pl.String, "train_count": pl.UInt64, "edges": pl.List(pl.Float64)},
+    "categories": {
+        **dict.fromkeys(["source", "category", "unit", "value"], pl.String),
+        **dict.fromkeys(["num_events", "num_missing"], pl.UInt64),
+        "bin_counts": pl.List(pl.UInt64),
+        "median": pl.Float64,
+    },
+    "outcomes": {
+        "subject_id": pl.String,
+        "outcome": pl.String,
+        "index_time": TIME,
+        "label": pl.Boolean,
+        "event_time": TIME,
+        "excluded_reason": pl.String,
+    },
+    "subjects": {
+        **dict.fromkeys(["subject_id", "patient_id"], pl.String),
+        **dict.fromkeys(["start", "end"], TIME),
+        "age": pl.Float64,
+        **dict.fromkeys(["sex", "race", "ethnicity"], pl.String),
+        "length_of_stay_hours": pl.Float64,
+    },
+    "ledger": {
+        "table": pl.String,
+        "step": pl.String,
+        "rows_in": pl.UInt64,
+        "rows_out": pl.UInt64,
+        "reason": pl.String,
+    },
+}
 DEATH, LONG, ICU, IMV = "in_hospital_death", "long_length_of_stay", "icu_admission", "imv_event"
 
 
@@ -129,44 +164,10 @@ def test_vocabulary_is_sound(demo: Result):
 
 
 def test_files_have_the_promised_columns(demo_dir: Path):
-    """DESIGN section 3."""
-    times = pl.Datetime("us")
-    assert {name: dict(pl.read_parquet_schema(demo_dir / f"{name}.parquet")) for name in TABLES} == {
-        "splits": {"patient_id": pl.String, "subject_id": pl.String, "split": pl.String},
-        "vocabulary": {"token_id": pl.UInt32, "token": pl.String, "kind": pl.String, "train_count": pl.UInt64},
-        "quantiles": {"category": pl.String, "unit": pl.String, "train_count": pl.UInt64, "edges": pl.List(pl.Float64)},
-        "categories": {
-            **dict.fromkeys(["source", "category", "unit", "value"], pl.String),
-            **dict.fromkeys(["num_events", "num_missing"], pl.UInt64),
-            "bin_counts": pl.List(pl.UInt64),
-            "median": pl.Float64,
-        },
-        "outcomes": {
-            "subject_id": pl.String,
-            "outcome": pl.String,
-            "index_time": times,
-            "label": pl.Boolean,
-            "event_time": times,
-            "excluded_reason": pl.String,
-        },
-        "subjects": {
-            **dict.fromkeys(["subject_id", "patient_id"], pl.String),
-            **dict.fromkeys(["start", "end"], times),
-            "age": pl.Float64,
-            **dict.fromkeys(["sex", "race", "ethnicity"], pl.String),
-            "length_of_stay_hours": pl.Float64,
-        },
-        "ledger": {
-            "table": pl.String,
-            "step": pl.String,
-            "rows_in": pl.UInt64,
-            "rows_out": pl.UInt64,
-            "reason": pl.String,
-        },
-    }
+    assert {name: dict(pl.read_parquet_schema(demo_dir / f"{name}.parquet")) for name in SCHEMAS} == SCHEMAS
     for split in ("train", "val", "test"):
         (part,) = (demo_dir / "timelines" / split).iterdir()
-        schema = {"subject_id": pl.String, "token_ids": pl.List(pl.UInt32), "times": pl.List(times)}
+        schema = {"subject_id": pl.String, "token_ids": pl.List(pl.UInt32), "times": pl.List(TIME)}
         assert dict(pl.read_parquet_schema(part)) == schema
     vocabulary = pl.read_parquet(demo_dir / "vocabulary.parquet")
     assert vocabulary["token_id"].to_list() == list(range(vocabulary.height))

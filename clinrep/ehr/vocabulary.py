@@ -37,8 +37,12 @@ class Slots:
     """i64 (C,): the first slot of each code; a number's slots follow by bin, then missing, then unknown."""
 
 
-def make_slots(values: Values, config: TokenizeConfig) -> Slots:
-    """Return the words of every code and bin, and whether the stays the quantiles are of have them."""
+def make_slots(values: Values, config: TokenizeConfig, frozen: pl.DataFrame | None = None) -> Slots:
+    """Return the words of every code and bin, and whether the stays the quantiles are of have them.
+
+    `frozen` is the vocabulary of a frozen tokenizer, which then says what train had.
+    """
+    known_to_frozen = set() if frozen is None else set(frozen["token"])
     num_bins, quantiles = config.num_bins, values.quantiles
     has_edges = ~np.isnan(quantiles.edges).all(axis=1)  # infinite values make some of them NaN
     # A bin between tied edges is never used; any other is known, also one that only val or test fill.
@@ -58,7 +62,9 @@ def make_slots(values: Values, config: TokenizeConfig) -> Slots:
         is_seen = [*is_reachable[group].tolist(), missing > 0, False]
         num_numbers = int(values.num_events[code] - values.num_missing[code])
         counts = [0] * num_bins + [int(values.num_missing[code]), 0 if has_edges[group] else num_numbers]
-        if config.bin_without_edges == "last" and chosen and not has_edges[group]:
+        last = [word for word in name_tokens(config, source, category, key, words[num_bins - 1]) if word is not None]
+        is_of_train = chosen > 0 if frozen is None else known_to_frozen.issuperset(last)
+        if config.bin_without_edges == "last" and is_of_train and not has_edges[group]:
             words_here, counts[-1], is_seen[-1] = [*words[:-1], words[num_bins - 1]], 0, True
         else:
             words_here = words

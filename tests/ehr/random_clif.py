@@ -183,14 +183,11 @@ def draw_settings(seed: int) -> dict[str, Any]:
         "length_filter": pick("stay", "timeline"),
         "min_length_of_stay_hours": pick(0, 24),
         "admission_window": pick(None, ["2150-01-01", "2150-01-09T12:00"]),
-        "window": {
-            "origin": pick("admission", "first_event"),
-            "length_hours": pick(24, 2.5),
-            "is_end_closed": pick(False, True),
-        },
+        "window": {"length_hours": pick(24, 2.5), "is_end_closed": pick(False, True)},
         "unit_rules": [rule for rule in UNIT_RULES if rng.random() < 0.5],
         "edge_time_sources": pick(None, None, ["labs", "vitals"]),
     }
+    settings["window"]["origin"] = pick("admission", "first_event")
     sources = {source["name"]: source for source in settings["sources"]}
     sources["labs"]["ranges"] = [one for one in RANGES if rng.random() < 0.5]
     sources["vitals"] |= {"ranges": [], "value_token": pick("{value}", "{category}:{value}")}

@@ -293,3 +293,12 @@ def test_times_before_1970_and_far_ahead(tmp_path: Path):
     rows = [{"in_dttm": datetime(1900, 1, 1, microsecond=1)}, {"in_dttm": datetime(2900, 1, 1)}]
     result = tokenize_tiny(tmp_path / "a", adt=rows, types=types)
     assert result.times() == [rows[0]["in_dttm"]] * 3 + [rows[1]["in_dttm"]] * 3
+
+
+def test_sources_without_a_time_forbid_edges_that_do_not_follow_every_source(tmp_path: Path):
+    """Their events stand at the time of the discharge tokens, and an ADT row after it would come later still."""
+    untimed = EventSource(
+        name="d", table="hospital_diagnosis", time_column=None, category_column="diagnosis_code", token="DX_{category}"
+    )
+    with pytest.raises(ValueError, match=r"edge_time_sources is \['labs'\] but must be null with such sources"):
+        make_config(tmp_path, sources=[ADT, LABS, untimed], edge_time_sources=["labs"])

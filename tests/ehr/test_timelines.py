@@ -19,6 +19,8 @@ from tests.ehr.tiny_clif import ADT, LABS, PRONE, make_config, make_stays, token
 from tests.ehr.tiny_tables import at
 
 SECOND = 1_000_000
+HOUR = 3600 * SECOND
+NO_TOKENS = TimeTokens(np.empty(0), np.empty(0), np.empty(0), 0, 0.0)
 
 
 def test_static_tokens_lead_and_discharge_ends(tmp_path: Path):
@@ -122,6 +124,44 @@ def make_stays_of(rng: np.random.Generator, num: int, first: np.ndarray, last: n
     return Stays(rows, names, first, last, static.astype(np.uint32), discharge.astype(np.uint32))
 
 
+NUM_CODES, NUM_RANKS, NUM_STAYS = 9, 12, 40
+IS_NUMBER = np.arange(NUM_CODES) % 2 == 1
+SIZES = np.array(NUM_SLOTS)[IS_NUMBER.astype(int)]
+BASE = np.cumsum(SIZES) - SIZES
+# A group with an edge, and one without.
+BINNING = Binning(np.where(IS_NUMBER, np.arange(NUM_CODES) // 2 % 2, -1), np.array([[1.0], [np.nan]]))
+
+
+def find_slot(code: int, value: float) -> int:
+    if not IS_NUMBER[code]:
+        return int(BASE[code])
+    if not np.isfinite(value):
+        return int(BASE[code]) + 2
+    return int(BASE[code]) + (3 if BINNING.group_of_code[code] == 1 else int(value >= 1.0))
+
+
+def draw_events(rng: np.random.Generator, unit: int, num: int = 500) -> Events:
+    time = rng.integers(-60, 160, num) * HOUR + rng.integers(0, 3, num) * unit
+    time[rng.random(num) < 0.1] = NO_TIME
+    time[rng.random(num) < 0.1] = UNTIMED
+    stay, code = (rng.integers(0, high, num).astype(np.uint32) for high in (90, NUM_CODES))
+    return Events(stay, time, code, rng.choice([0.0, 1.0, 2.0, np.nan, np.inf], num))
+
+
+def build_plainly(events: Events, stays: Stays, encoder: Encoder, i: int) -> list[tuple[int, int]]:
+    """Return the tokens of the i-th stay with their times."""
+    mine = []
+    for stay, time, code, value in zip(events.stay, events.time, events.code, events.value, strict=True):
+        if stay == stays.row[i] and time != UNTIMED:
+            moment = stays.last[i] if time == NO_TIME else time
+            mine.append((int(moment), int(encoder.rank[find_slot(int(code), value)])))
+    pairs = [(int(k), int(stays.first[i])) for k in stays.static_ids[i]]
+    for moment, rank in sorted(mine):
+        tokens = [int(encoder.token_id[rank]), int(encoder.value_token_id[rank])]
+        pairs += [(token, moment) for token in tokens if token >= 0]
+    return pairs + [(int(k), int(stays.last[i])) for k in stays.discharge_ids[i]]
+
+
 @pytest.mark.parametrize(
     ("unit", "is_far", "is_sorted_by_columns"),
     [(SECOND, False, False), (1, False, False), (SECOND, True, False), (1, True, True)],
@@ -131,72 +171,36 @@ def test_building_equals_a_plain_loop(
 ):
     """Whole seconds and microseconds fit one integer with stay and rank; microseconds over centuries do not."""
     rng = np.random.default_rng(0)
-    num_stays, num_events, num_codes, num_ranks = 40, 500, 9, 12
-    first, last = (rng.integers(*span, num_stays) * 3600 * SECOND for span in ((-50, 50), (50, 150)))
-    stays = make_stays_of(rng, num_stays, first, last)
-    time = rng.integers(-60, 160, num_events) * 3600 * SECOND + rng.integers(0, 3, num_events) * unit
-    time[0] -= is_far * 400 * 366 * 24 * 3600 * SECOND
-    time[rng.random(num_events) < 0.1] = NO_TIME
-    time[rng.random(num_events) < 0.1] = UNTIMED
-    events = Events(
-        stay=rng.integers(0, 90, num_events).astype(np.uint32),
-        time=time,
-        code=rng.integers(0, num_codes, num_events).astype(np.uint32),
-        value=rng.choice([0.0, 1.0, 2.0, np.nan, np.inf], num_events),
-    )
-    events.stay[0] = stays.row[0]
-    is_number = np.arange(num_codes) % 2 == 1
-    sizes = np.array(NUM_SLOTS)[is_number.astype(int)]
-    base = np.cumsum(sizes) - sizes
+    first, last = (rng.integers(*span, NUM_STAYS) * HOUR for span in ((-50, 50), (50, 150)))
+    stays = make_stays_of(rng, NUM_STAYS, first, last)
+    events = draw_events(rng, unit)
+    events.stay[0], events.time[0] = stays.row[0], -is_far * 400 * 366 * 24 * HOUR
     encoder = Encoder(
-        base=base,
-        rank=rng.integers(0, num_ranks, sizes.sum()),
-        token_id=rng.integers(0, 9, num_ranks).astype(np.uint32),
-        value_token_id=np.where(rng.random(num_ranks) < 0.6, rng.integers(20, 24, num_ranks), -1),
+        base=BASE,
+        rank=rng.integers(0, NUM_RANKS, SIZES.sum()),
+        token_id=rng.integers(0, 9, NUM_RANKS).astype(np.uint32),
+        value_token_id=np.where(rng.random(NUM_RANKS) < 0.6, rng.integers(20, 24, NUM_RANKS), -1),
     )
-    edges = np.array([[1.0], [np.nan]])  # a group with an edge, and one without
-    binning = Binning(np.where(is_number, np.arange(num_codes) // 2 % 2, -1), edges)
-    nothing = TimeTokens(np.empty(0), np.empty(0), np.empty(0), 0, 0.0)
-
     calls = []
     lexsort = np.lexsort
     monkeypatch.setattr(np, "lexsort", lambda keys: calls.append(1) or lexsort(keys))
-    made = build_timelines(select_events(events, stays), stays, encoder, binning, nothing).to_frame()
+    made = build_timelines(select_events(events, stays), stays, encoder, BINNING, NO_TOKENS).to_frame()
     assert bool(calls) == is_sorted_by_columns
-
-    def find_slot(code: int, value: float) -> int:
-        if not is_number[code]:
-            return int(base[code])
-        if not np.isfinite(value):
-            return int(base[code]) + 2
-        return int(base[code]) + (3 if binning.group_of_code[code] == 1 else int(value >= 1.0))
-
     assert made["subject_id"].to_list() == stays.subject_id.to_list()
-    for i, stay in enumerate(stays.row):
-        mine = []
-        for event, when, code, value in zip(events.stay, time, events.code, events.value, strict=True):
-            if event == stay and when != UNTIMED:
-                moment = stays.last[i] if when == NO_TIME else when
-                mine.append((int(moment), int(encoder.rank[find_slot(int(code), value)])))
-        pairs = [(int(k), int(stays.first[i])) for k in stays.static_ids[i]]
-        for moment, rank in sorted(mine):
-            tokens = [int(encoder.token_id[rank]), int(encoder.value_token_id[rank])]
-            pairs += [(token, moment) for token in tokens if token >= 0]
-        pairs += [(int(k), int(stays.last[i])) for k in stays.discharge_ids[i]]
+    for i in range(NUM_STAYS):
         times = made["times"][i].to_physical().to_list()
-        assert list(zip(made["token_ids"][i], times, strict=True)) == pairs
+        assert list(zip(made["token_ids"][i], times, strict=True)) == build_plainly(events, stays, encoder, i)
 
 
 def test_a_shard_without_stays_or_events_gives_empty_timelines():
     none = np.empty(0, dtype=np.int64)
     empty = Events(none.astype(np.uint32), none, none.astype(np.uint32), none.astype(float))
     encoder = Encoder(none, none, none.astype(np.uint32), none)
-    nothing = TimeTokens(np.empty(0), np.empty(0), np.empty(0), 0, 0.0)
     rng = np.random.default_rng(0)
     for num, length in ((0, 0), (2, 5)):
         stays = make_stays_of(rng, num, np.zeros(num, dtype=np.int64), np.ones(num, dtype=np.int64))
         binning = Binning(none, np.empty((0, 1)))
-        made = build_timelines(select_events(empty, stays), stays, encoder, binning, nothing).to_frame()
+        made = build_timelines(select_events(empty, stays), stays, encoder, binning, NO_TOKENS).to_frame()
         assert made["token_ids"].list.len().to_list() == [length] * num
     one = Events(np.zeros(1, dtype=np.uint32), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.uint32), np.zeros(1))
     assert len(select_events(one, make_stays_of(rng, 0, none, none))) == 0

@@ -293,3 +293,16 @@ def test_unfinished_tokenizer_is_refused(tmp_path: Path, frozen: Path, missing: 
 def test_saved_settings_hold_every_token_setting(tmp_path: Path):
     saved = yaml.safe_load(config_to_yaml(make_config(tmp_path)))
     assert set(TOKEN_SETTINGS) <= set(saved)
+
+
+@pytest.mark.parametrize("style", ["separate", "fused"])
+def test_last_bin_of_a_frozen_tokenizer_is_for_categories_of_train(tmp_path: Path, style: str):
+    """Train has bun only without a number; the site's own bun says nothing about `new`, which train never had."""
+    settings = {"num_bins": 2, "token_style": style, "bin_without_edges": "last"}
+    home = write_tiny_clif(tmp_path / "home", labs=[{"lab_category": "bun", "lab_value_numeric": None}, {}])
+    config = make_config(home, **settings)
+    frozen = finish(tmp_path / "tokenizer", config, tokenize_in_memory(config))
+    labs = [{"lab_category": name, "lab_result_dttm": at(i)} for i, name in enumerate(["bun", "new"])]
+    result = tokenize_tiny(tmp_path / "site", {**settings, "tokenizer_dir": str(frozen)}, labs=labs)
+    expected = ["LAB_bun", "Q1", "UNK", "UNK"] if style == "separate" else ["LAB_bun_Q1", "UNK"]
+    assert result.events() == expected

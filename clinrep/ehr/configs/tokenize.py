@@ -140,6 +140,10 @@ class TokenizeConfig(StageConfig):
         require(len(set(names)) == len(names), "sources", names, "have different names", "rename one")
         for name in self.edge_time_sources or []:
             lookup(dict.fromkeys(names), name, "source in edge_time_sources")
+        has_untimed = any(source.time_column is None for source in self.sources)
+        is_last = self.edge_time_sources is None or not has_untimed
+        remedy = "leave it out, or drop the sources without time_column"
+        require(is_last, "edge_time_sources", self.edge_time_sources, "be null with such sources", remedy)
         for unit_rule in self.unit_rules:
             lookup(dict.fromkeys(names), unit_rule.source, "source in unit_rules")
         is_timed = [source.time_column is not None for source in self.sources]
