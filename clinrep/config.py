@@ -77,7 +77,7 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
     parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
     parser.add_class_arguments(config_class)
     try:
-        namespace = parser.parse_args(list(argv))
+        namespace = parser.parse_args(_put_files_first(argv))
         values = dict(parser.instantiate(namespace).items())
         values.pop("config", None)
         return config_class(**values)
@@ -170,6 +170,21 @@ def scan_setting(argv: Sequence[str], name: str, default: str) -> str:
         if isinstance(content, dict):
             value = str(content.get(name, value))
     return [value, *_flag_values(argv, name)][-1]
+
+
+def _put_files_first(argv: Sequence[str]) -> list[str]:
+    """Return the words with every --config at the front: jsonargparse lets whatever stands later win."""
+    files: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *[value for value in [next(words, None)] if value is not None]]
+        elif word.startswith("--config="):
+            files.append(word)
+        else:
+            rest.append(word)
+    return files + rest
 
 
 def _flag_values(argv: Sequence[str], name: str) -> list[str]:

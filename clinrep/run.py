@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import polars as pl
@@ -68,6 +70,7 @@ class Run:
 
 def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a stage's `main` as a program: one message and exit code 2 for what a user can mend."""
+    signal.signal(signal.SIGTERM, _end)  # training stages put their own handler in its place while they train
     try:
         main(sys.argv[1:])
     except InputError as error:
@@ -78,6 +81,12 @@ def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End as Ctrl-C does, so that temporary files are removed; the exit code is the shell's for this signal."""
+    print(f"{Path(sys.argv[0]).name}: ended by {signal.Signals(number).name}", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import yaml
 
 from clinrep.config import InputError, StageConfig
 from clinrep.run import open_run
+
+ROOT = Path(__file__).parent.parent
 
 STAGE = "00_tokenize"
 SPLITS = pl.DataFrame({"patient_id": ["p"], "subject_id": ["s"], "split": ["train"]})
@@ -233,3 +238,20 @@ def test_a_stop_leaves_stopped_and_exit_code_75_and_a_resume_clears_it(config):
     finish(config)
     assert not (directory / "STOPPED").exists()
     assert (directory / "DONE").exists()
+
+
+def test_sigterm_ends_a_stage_as_ctrl_c_does(tmp_path):
+    """Temporary files go, the message is one line, and the exit code says which signal it was."""
+    program = (
+        "import os, signal, tempfile, time\n"
+        "from clinrep.run import run_stage\n"
+        "def main(argv):\n"
+        f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)\n"
+        "run_stage(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.strip().endswith("ended by SIGTERM")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

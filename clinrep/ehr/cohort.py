@@ -39,7 +39,12 @@ def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> p
     stays = _keep_adults(stays, config, ledger)
     patients = _read_unique(tables, "patient", "patient_id", config, ledger)
     is_needed = pl.col("patient_id").is_in(stays["patient_id"].unique().implode())
-    patients = ledger.filter(patients, is_needed, "patient", "adult stay", "no adult stay in the admission window")
+    if not patients.is_empty() and not patients.select(is_needed.any()).item():
+        raise InputError(
+            f"{tables.paths['patient']}: none of its {patients.height} rows has the patient_id of an adult stay; "
+            "ids of another site, or spelled otherwise? correct the export"
+        )
+    patients = ledger.filter(patients, is_needed, "patient", "adult stay", "patient_id is not of an adult stay")
     num_unknown = stays.join(patients, on="patient_id", how="anti").height
     if num_unknown:
         reason = f"{num_unknown} stays have no row in patient: kept, demographics missing"
@@ -149,5 +154,5 @@ def _keep_adults(stays: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) ->
         is_inside = pl.col("admission_dttm").is_between(first, last, closed="both")
         stays = ledger.filter(stays, is_inside, table, "admission window", f"not admitted in [{first}, {last}]")
     if stays.is_empty():
-        raise InputError(f"no adult stay of {config.clif_dir} is left; see the counts above")
+        raise InputError(f"no adult stay of {config.clif_dir} is left; see the counts above, or admission_window")
     return stays

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import ClifTables
+from clinrep.ehr.codes import Codes
 from clinrep.ehr.configs.sources import EventSource
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.ledger import Ledger
+from clinrep.ehr.patient_stays import PatientStays
 from clinrep.ehr.scan import BATCH_ROWS, Batch, Combinations, TableScan
-from clinrep.ehr.sources import NULL, Codes, Columns, SourcePlan, get_source_columns
+from clinrep.ehr.sources import NULL, NUM_BEYOND_KEPT, Columns, SourcePlan, get_source_columns
 from clinrep.ehr.store import NO_TIME, UNTIMED, Events, EventStore
 from clinrep.run import show_progress
 
@@ -41,6 +43,8 @@ class EventLog:
     """i64 (stays,): of their last event; the least integer where there is none."""
     num_of_source: np.ndarray
     """i64 (sources,): events that can stand in a timeline."""
+    beyond: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `BEYOND_SCHEMA`: what was beyond its declared range."""
 
     def __enter__(self) -> EventLog:
         """Return the log itself."""
@@ -54,7 +58,8 @@ class EventLog:
 def check_sources(tables: ClifTables, config: TokenizeConfig) -> None:
     """Raise an InputError for a required table that is missing, or a column that is missing or wrong."""
     for source in config.sources:
-        if source.required:
+        # Another hospital may lack what the tokenizer's own has; the site report says so.
+        if source.required and config.tokenizer_dir is None:
             tables.require(source.table, f"source {source.name!r} requires")
         if tables.has(source.table) and not _find_missing_columns(source, tables):
             for column, kinds in get_source_columns(source, tables).items():
@@ -83,7 +88,7 @@ def read_events(
     plans = _plan_sources(tables, config, ledger)
     num_rows = {plan.source.table: pq.read_metadata(tables.paths[plan.source.table]).num_rows for plan in plans}
     num_events = sum(num_rows[plan.source.table] for plan in plans)
-    store = EventStore(cohort.height, num_events, int(config.memory_gb * 1e9 / 16), directory)
+    store = EventStore(cohort.height, num_events, int(config.memory_gb * 1e9), directory)
     none, least = np.full(cohort.height, NO_TIME), np.iinfo(np.int64).min
     zeros = (np.zeros(size, dtype=np.int64) for size in (cohort.height, len(config.sources)))
     log = EventLog(store, Codes(), next(zeros), none, none.copy(), np.full_like(none, least), next(zeros))
@@ -141,7 +146,7 @@ class _Reader:
                 columns.setdefault(column, set()).update(kinds)
         scan = TableScan(self.tables.paths[table], columns)
         self.tables.warn_of_naive(table, [column for column, kinds in columns.items() if "time" in kinds])
-        finder = _PatientStays(self.cohort) if id_column == "patient_id" else None
+        finder = PatientStays(self.cohort) if id_column == "patient_id" else None
         ids = finder.numbers if finder is not None else self.stay_of[id_column]
         stay_of_code = np.full(1, -1, dtype=np.int64)
         combinations, counts = Combinations(), np.empty(0, dtype=np.int64)
@@ -168,7 +173,7 @@ class _Reader:
         stay: np.ndarray,
         is_known: np.ndarray,
         numbers: np.ndarray,
-        finder: _PatientStays | None,
+        finder: PatientStays | None,
     ) -> None:
         """Turn the rows of one batch into the events of one source."""
         code = plan.codes[numbers]
@@ -216,7 +221,7 @@ class _Reader:
         """Write the ledger of a table that was read, and warn of what looks wrong."""
         what = f"{self.tables.paths[table]}: none of its {num_read} rows has the id of an adult stay"
         if num_read and not num_known:
-            if any(plan.source.required for plan in plans):
+            if any(plan.source.required for plan in plans) and self.config.tokenizer_dir is None:
                 raise InputError(f"{what}; ids of another site, or spelled otherwise? correct the export")
             logger.warning("%s: it gives no events", what)
         id_column = plans[0].source.id_column
@@ -224,8 +229,11 @@ class _Reader:
         self.ledger.add(table, "adult stay", num_read, num_known, f"{id_column} is not of an adult stay")
         for plan in plans:
             plan.write_ledger(counts, num_known, self.ledger)
-            plan.write_ranges(counts, self.log.codes, self.ledger)
+            self.log.beyond += plan.write_ranges(counts, self.log.codes, self.ledger)
             plan.warn_of_absent_words(scan.values)
+            plan.warn_of_absent_ranges(self.log.codes)
+            if plan.source.required and num_known and not self.log.num_of_source[plan.number]:
+                logger.warning("source %s: no row of %s is left; see the counts above", plan.source.name, table)
 
 
 def _count_batches(path: Path) -> int:
@@ -264,13 +272,17 @@ def apply_ranges(events: Events, plan: SourcePlan, codes: Codes) -> Events:
     """Return the events after what the source declares about impossible values, counting each."""
     low, high, action = plan.get_bounds(codes)
     is_beyond = (events.value < low[events.code]) | (events.value > high[events.code])
+    is_beyond &= np.isfinite(events.value)  # infinite values are missing ones
     rows = np.flatnonzero(is_beyond)
     if not len(rows):
         return events
     beyond = events.code[rows]
-    for code, count in enumerate(np.bincount(beyond[events.time[rows] != UNTIMED])):
-        if count:
-            plan.num_beyond[code] = plan.num_beyond.get(code, 0) + int(count)
+    timed = rows[events.time[rows] != UNTIMED]
+    for code in np.unique(events.code[timed]).tolist():
+        mine = events.value[timed[events.code[timed] == code]]
+        plan.num_beyond[code] = plan.num_beyond.get(code, 0) + len(mine)
+        kept = plan.some_beyond.setdefault(code, [])
+        kept += mine[: NUM_BEYOND_KEPT - len(kept)].tolist()
     actions = action[beyond]
     clipped = rows[actions == plan.CLIP]
     value = events.value.copy()
@@ -278,24 +290,3 @@ def apply_ranges(events: Events, plan: SourcePlan, codes: Codes) -> Events:
     keep = np.ones(len(events), dtype=bool)
     keep[rows[actions == plan.DROP]] = False
     return Events(events.stay, events.time, events.code, value).take(keep)
-
-
-class _PatientStays:
-    """Finds the stay of a patient at a time, for tables that know only the patient."""
-
-    def __init__(self, cohort: pl.DataFrame) -> None:
-        patients = cohort["patient_id"].unique().sort()
-        self.numbers: dict[str, int] = dict(zip(patients, range(patients.len()), strict=True))
-        number = cohort["patient_id"].replace_strict(self.numbers, return_dtype=pl.Int64)
-        stays = cohort.select("stay", "admission_dttm", "discharge_dttm", patient=number)
-        self._stays = stays.sort("admission_dttm", "stay")
-
-    def find(self, patient: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """Return i64 (N,): the stay with the latest admission at or before the time, -1 if discharged before it."""
-        rows = pl.DataFrame({"patient": patient, "time": time}).with_columns(pl.col("time").cast(pl.Datetime("us")))
-        rows = rows.with_row_index("row").sort("time")
-        joined = rows.join_asof(
-            self._stays, left_on="time", right_on="admission_dttm", by="patient", check_sortedness=False
-        ).sort("row")
-        is_inside = pl.col("discharge_dttm").is_null() | (pl.col("time") <= pl.col("discharge_dttm"))
-        return joined.select(pl.when(is_inside).then(pl.col("stay").cast(pl.Int64)).fill_null(-1))["stay"].to_numpy()

@@ -12,6 +12,8 @@ import polars as pl
 BIN_WORD = "Q{}"
 # What one value costs while its group is sorted: group, value, their copies.
 BYTES_PER_VALUE = 48
+# Values that a group too large to be sorted is divided by.
+SAMPLE_SIZE = 1 << 14
 
 Chunks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 """Gives chunks of (group i64, -1 for what takes no part; value f64), the same at every call."""
@@ -57,7 +59,13 @@ def learn_quantiles(
     probabilities = np.append(get_probabilities(num_bins), 0.5)
     found = np.full((num_groups, len(probabilities)), np.nan)
     bin_count = np.zeros((num_groups, num_bins), dtype=np.int64)
-    for first, last in _batch_groups(count, max(1, memory_bytes // BYTES_PER_VALUE)):
+    max_values = max(1, memory_bytes // BYTES_PER_VALUE)
+    for first, last in _batch_groups(count, max_values):
+        if count[first] > max_values:  # a group of its own, too large to be sorted
+            found[first] = _select_from_large(chunks, first, int(count[first]), probabilities)
+            used = found[first, :-1] if edges is None else edges[first]
+            bin_count[first] = _count_bins_of_large(chunks, first, used)
+            continue
         groups, ordered = _sort_some(chunks, first, last)
         found[groups] = interpolate(ordered, count[groups], probabilities)
         used = found[groups, :-1] if edges is None else edges[groups]
@@ -90,6 +98,57 @@ def _sort_some(chunks: Chunks, first: int, last: int) -> tuple[np.ndarray, np.nd
     return lists["group"].to_numpy().astype(np.int64), ordered
 
 
+def _select_from_large(chunks: Chunks, group: int, count: int, probabilities: np.ndarray) -> np.ndarray:
+    """Return the quantiles of one group without sorting it: only the values next to them are ever collected.
+
+    A sample gives pivots, a pass counts the values at and between them, and another collects those
+    between pivots where a quantile lies; values at a pivot, however many are tied, are only counted.
+    """
+    below, above, fraction = _find_ranks(np.array(count), probabilities)
+    ranks = np.unique(np.concatenate([below, above]))
+    step = max(1, count // SAMPLE_SIZE)
+    pivots = np.unique(np.concatenate([value[group_of == group][::step] for group_of, value in chunks()]))
+    counts = np.zeros(2 * len(pivots) + 1, dtype=np.int64)
+    for group_of, value in chunks():
+        counts += np.bincount(_find_buckets(value[group_of == group], pivots), minlength=len(counts))
+    ends = np.cumsum(counts)
+    buckets = np.searchsorted(ends, ranks, side="right")
+    asked = np.unique(buckets[buckets % 2 == 0])
+    kept = []
+    for group_of, value in chunks() if len(asked) else ():
+        mine = value[group_of == group]
+        kept.append(mine[np.isin(_find_buckets(mine, pivots), asked)])
+    between = np.sort(np.concatenate(kept)) if kept else pivots
+    starts = dict(zip(asked.tolist(), (np.cumsum(counts[asked]) - counts[asked]).tolist(), strict=True))
+    statistics = np.array(
+        [
+            pivots[bucket // 2] if bucket % 2 else between[starts[bucket] + rank - (ends[bucket] - counts[bucket])]
+            for rank, bucket in zip(ranks.tolist(), buckets.tolist(), strict=True)
+        ]
+    )
+    low, high = statistics[np.searchsorted(ranks, below)], statistics[np.searchsorted(ranks, above)]
+    return _blend(low, high, fraction)
+
+
+def _find_buckets(value: np.ndarray, pivots: np.ndarray) -> np.ndarray:
+    """Return 2 i for values between pivots i - 1 and i, and 2 i + 1 for those at pivot i."""
+    place = np.searchsorted(pivots, value)
+    is_at = pivots[np.minimum(place, len(pivots) - 1)] == value
+    buckets: np.ndarray = 2 * place + is_at
+    return buckets
+
+
+def _count_bins_of_large(chunks: Chunks, group: int, edges: np.ndarray) -> np.ndarray:
+    counts = np.zeros(len(edges) + 1, dtype=np.int64)
+    if np.isnan(edges).all():
+        return counts
+    for group_of, value in chunks():
+        mine = value[group_of == group]
+        bins = find_bins(mine, np.zeros(len(mine), dtype=np.int64), edges[None, :])
+        counts += np.bincount(bins, minlength=len(counts))
+    return counts
+
+
 def _count_bins(ordered: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return how many of each group's sorted values are in each bin of its edges, i64 (G, E + 1)."""
     low = np.broadcast_to((np.cumsum(count) - count)[:, None], edges.shape).copy()
@@ -113,11 +172,18 @@ def interpolate(ordered: np.ndarray, count: np.ndarray, probabilities: np.ndarra
     two-sided interpolation, because edges must not depend on the library.
     """
     start = (np.cumsum(count) - count)[:, None]
-    position = (count[:, None] - 1) * probabilities
+    below, above, fraction = _find_ranks(count[:, None], probabilities)
+    return _blend(ordered[start + below], ordered[start + above], fraction)
+
+
+def _find_ranks(count: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which of `count` sorted values a quantile lies between, and how far from the first to the second."""
+    position = (count - 1) * probabilities
     below = np.floor(position).astype(np.int64)
-    above = np.minimum(below + 1, count[:, None] - 1)
-    fraction = position - below
-    low, high = ordered[start + below], ordered[start + above]
+    return below, np.minimum(below + 1, count - 1), position - below
+
+
+def _blend(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # between infinities
         difference = high - low
         return np.where(fraction >= 0.5, high - difference * (1 - fraction), low + difference * fraction)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -57,7 +58,8 @@ class TableScan:
         """Yield the table's batches in row order."""
         try:
             # A column chunk is streamed through a small buffer: some exports have one row group of everything.
-            file = pq.ParquetFile(self.path, read_dictionary=list(self.values), buffer_size=1 << 20, pre_buffer=False)
+            texts = _find_dictionary_columns(self.path, list(self.values))
+            file = pq.ParquetFile(self.path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False)
             for record in file.iter_batches(BATCH_ROWS, columns=list(self.columns)):
                 yield self._read(record)
         except (pa.ArrowException, OSError) as error:
@@ -96,10 +98,25 @@ class TableScan:
         return table[_to_numpy(pc.fill_null(array.indices.cast(pa.int32()), -1))]
 
 
+def _find_dictionary_columns(path: Path, columns: list[str]) -> list[str]:
+    """Return those of the columns whose encoding pyarrow can decode straight to indices."""
+    metadata = pq.read_metadata(path)
+    names = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+    found = []
+    for column in columns:
+        groups = range(metadata.num_row_groups)
+        encodings = {e for group in groups for e in metadata.row_group(group).column(names[column]).encodings}
+        if encodings <= {"PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE", "BIT_PACKED"}:
+            found.append(column)
+    return found
+
+
 def _read_numbers(array: pa.Array) -> np.ndarray:
     """Return f64; a column without any value may have whatever type the export gave it."""
     if array.null_count == len(array):
         return np.full(len(array), np.nan)
+    if pa.types.is_decimal(array.type):  # pyarrow rounds these twice, polars once
+        return pl.Series(pl.from_arrow(array)).cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return _to_numpy(pc.fill_null(array.cast(pa.float64(), safe=False), np.nan))
 
 

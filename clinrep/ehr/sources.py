@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_text, normalize_words
+from clinrep.ehr.codes import Codes
 from clinrep.ehr.configs.sources import Condition, EventSource
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.ledger import Ledger
@@ -20,49 +22,24 @@ logger = logging.getLogger("clinrep")
 
 Columns = dict[str, set[Kind]]
 NO_BOUNDS = (-np.inf, np.inf, 2)
+MANY_BEYOND = 0.2  # share of a category's values beyond its range that looks like another unit
+NUM_BEYOND_KEPT = 10_000  # values beyond a range whose median is taken
+BEYOND_SCHEMA = {
+    "source": pl.String(),
+    "category": pl.String(),  # the token
+    "unit": pl.String(),
+    "num_beyond": pl.UInt64(),
+    "median_beyond": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "action": pl.String(),
+}
 NULL = "null of "  # column of a table of combinations: whether a column is null
 
 
-@dataclass
-class Codes:
-    """Everything an event can be: (source, category, unit, word), numbered as it appears."""
-
-    sources: list[int] = field(default_factory=list)
-    categories: list[str | None] = field(default_factory=list)
-    units: list[str | None] = field(default_factory=list)
-    words: list[str | None] = field(default_factory=list)
-    """Normalised categorical value; null where the source has none."""
-
-    def __post_init__(self) -> None:
-        """Start without any."""
-        self._numbers: dict[tuple[int, str | None, str | None, str | None], int] = {}
-
-    def number(self, source: int, category: str | None, unit: str | None, word: str | None) -> int:
-        """Return the code of an event, a new one where it is seen for the first time."""
-        key = (source, category, unit, word)
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self.sources)
-            for values, value in zip(
-                (self.sources, self.categories, self.units, self.words),
-                key,
-                strict=True,
-            ):
-                values.append(value)  # type: ignore[attr-defined]
-        return number
-
-    def to_frame(self, config: TokenizeConfig) -> pl.DataFrame:
-        """Return a row per code: code, source u16, category, key (the event's token), unit, word."""
-        keys = [config.sources[s].token.format(category=c) for s, c in zip(self.sources, self.categories, strict=True)]
-        data = {
-            "source": self.sources,
-            "category": self.categories,
-            "key": keys,
-            "unit": self.units,
-            "word": self.words,
-        }
-        schema = {"source": pl.UInt16, "category": pl.String, "key": pl.String, "unit": pl.String, "word": pl.String}
-        return pl.DataFrame(data, schema=schema).with_row_index("code")
+def _find_alike(word: str, others: set[str]) -> list[str]:
+    """Return what a misspelt word may stand for; so2 is none of po2, so the first letter must be right."""
+    return difflib.get_close_matches(word, sorted(other for other in others if other[:1] == word[:1]), n=1, cutoff=0.8)
 
 
 def get_source_columns(source: EventSource, tables: ClifTables) -> Columns:
@@ -82,6 +59,8 @@ def get_source_columns(source: EventSource, tables: ClifTables) -> Columns:
         is_compared = bool(condition.one_of or condition.none_of)
         for column in find_condition_columns(condition, source, tables):
             kinds = columns.setdefault(column, set())
+            if "id" in kinds:
+                raise InputError(f"keep_if of source {source.name}: column {column!r} holds ids; leave it out")
             if is_compared and kinds & {"number", "time"}:
                 name = f"keep_if of source {source.name}"
                 raise InputError(f"{name}: column {column!r} holds numbers; one_of and none_of compare categories")
@@ -125,6 +104,7 @@ class SourcePlan:
         self._bounds: list[tuple[float, float, int]] = []  # per code
         self.num_outside = 0  # rows of a patient at a time when he was not in hospital
         self.num_beyond: dict[int, int] = {}  # code -> values beyond the category's range
+        self.some_beyond: dict[int, list[float]] = {}  # code -> the first of them, for their median
 
     def extend(self, combinations: pl.DataFrame, codes: Codes) -> None:
         """Decide about new combinations: raw texts by column, and `NULL`-columns."""
@@ -225,7 +205,7 @@ class SourcePlan:
         return steps
 
     def warn_of_absent_words(self, values: Mapping[str, list[str]]) -> None:
-        """Name words of the conditions that no row had; warn where a source thus lost all, as by a misspelling."""
+        """Warn of words of the conditions that no row had, where that looks like a misspelling."""
         for condition, columns in self.conditions:
             rule = condition.normalize or self.config.normalize
             found = [normalize_text(pl.Series(values[c], dtype=pl.String), rule, c) for c in columns if c in values]
@@ -233,11 +213,30 @@ class SourcePlan:
                 words = normalize_words(asked, rule, condition.column)
                 if not words or not found:
                     continue
-                absent, known = find_absent(words, pl.concat([series.alias("found") for series in found]))
-                level = logging.WARNING if is_required and len(absent) == len(words) else logging.INFO
+                every = pl.concat([series.alias("found") for series in found]).drop_nulls().unique().to_list()
+                absent, known = find_absent(words, pl.Series(every, dtype=pl.String))
+                alike = [word for word in absent if _find_alike(word, set(every) - set(words))]
+                is_lost = is_required and len(absent) == len(words)
                 if absent:
-                    where = (self.source.name, absent, " or ".join(columns), known)
+                    level = logging.WARNING if is_lost or alike else logging.DEBUG
+                    where = (self.source.name, alike or absent, " or ".join(columns), known)
                     logger.log(level, "source %s: %s never occurs in %s; found: %s", *where)
+
+    def warn_of_absent_ranges(self, codes: Codes) -> None:
+        """Warn of ranges whose category has another unit here, or may be misspelt; many sites lack some category."""
+        units: dict[str | None, set[str | None]] = {}
+        for source, category, unit in zip(codes.sources, codes.categories, codes.units, strict=True):
+            if source == self.number:
+                units.setdefault(category, set()).add(unit)
+        for category, unit in self._ranges:
+            alike = _find_alike(category or "", {name for name in units if name})
+            if category in units and unit is not None and unit not in units[category]:
+                found = ", ".join(sorted(str(name) for name in units[category]))
+                what = f"the range of {category} is for unit {unit}, but this site has {found}: not checked"
+                logger.warning("source %s: %s", self.source.name, what)
+            elif category not in units and alike:
+                what = f"no row for the range of {category}; did you mean {alike[0]}?"
+                logger.warning("source %s: %s", self.source.name, what)
 
     def write_ledger(self, counts: np.ndarray, num_rows: int, ledger: Ledger) -> None:
         """Record every step; `counts` is rows per combination, `num_rows` those of adult stays."""
@@ -249,25 +248,39 @@ class SourcePlan:
             left -= dropped
         for i, rule in enumerate(self._rules):
             count = int(counts[(self._rule_of == i) & (self.failed < 0)].sum())
-            what = "" if (rule.factor, rule.offset) == (1, 0) else f", times {rule.factor:g} plus {rule.offset:g}"
-            reason = f"unit {rule.unit} of {rule.category or 'every category'} taken for {rule.new_unit}{what}"
+            sign = "-" if rule.offset < 0 else "+"
+            offset = f" {sign} {abs(rule.offset):g}" if rule.offset else ""
+            what = f": value * {rule.factor:g}{offset}" if (rule.factor, rule.offset) != (1, 0) else ""
+            unit = f" from {rule.unit} to {rule.new_unit}" if rule.new_unit is not None else ""
+            reason = f"{rule.category or 'every category'}{unit}{what}"
             ledger.add(table, f"{name}: unit", count, count, reason)
             if not count:
-                logger.warning("source %s: no row follows the unit rule for %s in %s", name, rule.category, rule.unit)
+                logger.warning("source %s: no row follows the unit rule %s", name, reason)
         if self.source.id_column == "patient_id":
             ledger.add(table, f"{name}: stay", left, left - self.num_outside, "the patient had no stay at that time")
 
-    def write_ranges(self, counts: np.ndarray, codes: Codes, ledger: Ledger) -> None:
-        """Record what was beyond its range: one step of the source, and one note per category, unit and action."""
+    def write_ranges(self, counts: np.ndarray, codes: Codes, ledger: Ledger) -> list[dict[str, Any]]:
+        """Record what was beyond its range: one step of the source, and one note per category, unit and action.
+
+        Returns the rows of `BEYOND_SCHEMA`.
+        """
         if not self.source.ranges:
-            return
+            return []
         low, high, action = self.get_bounds(codes)
         num_events = int(counts[self.failed < 0].sum()) - self.num_outside
         num_dropped = sum(count for code, count in self.num_beyond.items() if action[code] == self.DROP)
         step = f"{self.source.name}: range"
         ledger.add(self.source.table, step, num_events, num_events - num_dropped, "value beyond its declared range")
+        rows = []
         for code in sorted(self.num_beyond, key=lambda c: (codes.categories[c] or "", codes.units[c] or "")):
-            count, what = self.num_beyond[code], self.source.token.format(category=codes.categories[code])
+            count, total = self.num_beyond[code], int(counts[self.codes == code].sum())
+            what = self.source.token.format(category=codes.categories[code])
             unit = f" {codes.units[code]}" if codes.units[code] is not None else ""
             reason = f"{what} not in [{low[code]:g}, {high[code]:g}]{unit}: {self.ACTIONS[action[code]]}"
             ledger.add(self.source.table, f"{self.source.name}: beyond range", count, count, reason)
+            median = float(np.median(self.some_beyond[code]))
+            if count > MANY_BEYOND * total:
+                logger.warning("%d of %d values of %s (median %g); another unit?", count, total, reason, median)
+            values = (self.source.name, what, codes.units[code], count, median, low[code], high[code])
+            rows.append(dict(zip(BEYOND_SCHEMA, (*values, self.ACTIONS[action[code]]), strict=True)))
+        return rows

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 SPILL_PREFIX = ".events."
-SHARD_EVENTS = 1_000_000  # aimed at; sorting a shard then needs about 100 MB
+SHARD_EVENTS = 1_000_000  # aimed at, at most
+BYTES_PER_EVENT = 400  # of a shard while its timelines are made
 COLUMNS: dict[str, np.dtype[Any]] = {
     "stay": np.dtype("<u4"),
     "time": np.dtype("<i8"),
@@ -56,12 +57,14 @@ class EventStore:
     """
 
     def __init__(self, num_stays: int, num_events: int, memory_bytes: int, directory: Path) -> None:
-        """Plan shards for about `num_events`; more than `memory_bytes` of events are kept in `directory`."""
-        num_shards = max(1, min(num_stays, -(-num_events // SHARD_EVENTS), 1 << 15))
+        """Plan shards for about `num_events`; of `memory_bytes`, a sixteenth may hold events not yet in files."""
+        shard_events = max(1, min(SHARD_EVENTS, memory_bytes // 8 // BYTES_PER_EVENT))
+        num_shards = max(1, min(num_stays, -(-num_events // shard_events), 1 << 15))
+        self.bytes_per_shard = shard_events * BYTES_PER_EVENT
         self.stays_per_shard = max(1, -(-num_stays // num_shards))
         self.num_shards = max(1, -(-num_stays // self.stays_per_shard))
         self.num_stays = num_stays
-        self._memory_bytes = memory_bytes
+        self._memory_bytes = memory_bytes // 16
         self._directory = directory
         self._chunks: list[list[Events]] = [[] for _ in range(self.num_shards)]
         self._held_bytes = 0
@@ -125,6 +128,6 @@ class EventStore:
             for name in COLUMNS if chunks else ():
                 with self._get_path(shard, name).open("ab") as file:
                     for chunk in chunks:
-                        np.ascontiguousarray(getattr(chunk, name), dtype=COLUMNS[name]).tofile(file)
+                        file.write(np.ascontiguousarray(getattr(chunk, name), dtype=COLUMNS[name]).data)
             chunks.clear()
         self._held_bytes = 0

@@ -23,17 +23,13 @@ from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.editions import detect_edition
 from clinrep.ehr.events import EventLog
 from clinrep.ehr.ledger import Ledger
-from clinrep.ehr.site_report import compare_sites, summarize, write_site_report
 from clinrep.ehr.store import NO_TIME
 from clinrep.ehr.timelines import Tokens
 from clinrep.ehr.tokenizer import Tokenizer, count_tokens, encode, find_token_id, load_tokenizer
-from clinrep.ehr.values import make_quantiles, summarize_values
+from clinrep.ehr.values import Values, make_quantiles, summarize_values
 from clinrep.run import show_progress
 
 logger = logging.getLogger("clinrep")
-
-# What a thread needs while it makes the timelines of one shard of a million events.
-BYTES_PER_THREAD = 400_000_000
 
 
 @dataclass
@@ -114,6 +110,7 @@ def tokenize(source: Source, cohort: pl.DataFrame, split_table: pl.DataFrame, lo
     is_chosen = is_train if source.frozen is None else np.ones(cohort.height, dtype=bool)
     values = summarize_values(log, cohort, is_chosen, config, source.frozen.quantiles if source.frozen else None)
     quantiles = source.frozen.quantiles if source.frozen else make_quantiles(values)
+    _warn_of_missing_values(values, config)
     slots = vocabulary.make_slots(values, config, source.frozen.vocabulary if source.frozen else None)
     static = vocabulary.name_edges(cohort, quantiles, config.static_tokens, config)
     discharge = vocabulary.name_edges(cohort, quantiles, config.discharge_tokens, config)
@@ -189,33 +186,10 @@ def iterate_parts(tokenized: Tokenized, config: TokenizeConfig) -> Iterator[tupl
     tokenized.tokenizer = count_tokens(tokenized.tokenizer, counts)
 
 
-def report_site(source: Source, cohort: pl.DataFrame, tokenized: Tokenized, directory: Path) -> None:
-    """Where the tokenizer is frozen, write how this site differs from the one it was learned at."""
-    if source.frozen is None:
-        return
-    frozen, config = source.frozen, source.config
-    report = compare_sites(
-        *(frozen.categories, tokenized.site, frozen.vocabulary, frozen.quantiles),
-        num_train_stays=frozen.num_train_stays,
-        num_site_stays=cohort.height,
-        unknown_token=config.unknown_token,
-    )
-    write_site_report(
-        report,
-        directory,
-        tokenizer=str(config.tokenizer_dir),
-        site=config.clif_dir,
-        num_train_stays=frozen.num_train_stays,
-        num_site_stays=cohort.height,
-    )
-    for line in summarize(report):
-        logger.info("site report: %s", line)
-
-
 def _iterate_shards(tokenized: Tokenized, config: TokenizeConfig) -> Iterator[tuple[int, Tokens, np.ndarray]]:
     """Yield (position of the first kept stay, timelines) of every shard in order; some are made ahead in threads."""
     store = tokenized.log.store
-    num_threads = max(1, min(pl.thread_pool_size(), int(config.memory_gb * 1e9 / 2 / BYTES_PER_THREAD)))
+    num_threads = max(1, min(pl.thread_pool_size(), int(config.memory_gb * 1e9 / 3 / store.bytes_per_shard)))
     shards = iter(show_progress(range(store.num_shards), config, "timelines"))
     pending: deque[Future[tuple[int, Tokens, np.ndarray]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
@@ -254,6 +228,17 @@ def _note_kept(tokenized: Tokenized, num_of_code: np.ndarray, config: TokenizeCo
         if before:
             step, reason = f"{spec.name}: kept stay", "the stay gets no timeline"
             tokenized.ledger.add(spec.table, step, before, after, reason, logging.DEBUG)
+
+
+def _warn_of_missing_values(values: Values, config: TokenizeConfig) -> None:
+    """Warn of sources of numbers that have none: the column was exported empty, or the wrong one is named."""
+    for number, spec in enumerate(config.sources):
+        rows = (values.codes["source"] == number).to_numpy()
+        num_events = int(values.num_events[rows].sum())
+        if spec.value_column is not None and num_events and num_events == int(values.num_missing[rows].sum()):
+            logger.warning(
+                "source %s: none of its %d rows has a number in %s", spec.name, num_events, spec.value_column
+            )
 
 
 def _require_train(cohort: pl.DataFrame, source: Source) -> np.ndarray:

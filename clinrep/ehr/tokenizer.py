@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import polars as pl
 import yaml
 
-from clinrep.artifacts import read_table
+from clinrep.artifacts import fingerprint_file, read_done, read_table
 from clinrep.config import InputError, config_to_dict, lookup
 from clinrep.ehr.configs.tokenize import PAD_TOKEN, TokenizeConfig
+
+logger = logging.getLogger("clinrep")
 
 # Settings that decide what a word means; a frozen tokenizer is applied with the ones it was made with.
 TOKEN_SETTINGS = (
@@ -48,13 +51,20 @@ def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
     """Return the tokenizer of a finished stage-00 directory; other token settings are an InputError."""
     path = Path(directory)
     vocabulary, quantiles, categories = (read_table(name, path) for name in ("vocabulary", "quantiles", "categories"))
+    _check_digests(path)
     saved = load_settings(path)
     now = config_to_dict(config)
-    different = [name for name in TOKEN_SETTINGS if saved.get(name) != now[name]]
+    different = [name for name in TOKEN_SETTINGS if _strip(saved.get(name)) != _strip(now[name])]
     if different:
         raise InputError(
             f"--tokenizer_dir {directory} was made with other settings of {', '.join(different)}; "
             f"pass --config {path / 'config.yaml'} first, then your --clif_dir and --output_dir"
+        )
+    if config.unit_rules and saved.get("unit_rules") == now["unit_rules"]:
+        logger.warning(
+            "unit_rules are those of %s: right only where this site has the same units; "
+            "else give your own, or --unit_rules [] for none",
+            directory,
         )
     if saved.get("tokenizer_dir") is not None:
         raise InputError(
@@ -63,6 +73,25 @@ def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
         )
     num_train_stays = read_table("splits", path).filter(pl.col("split") == "train").height
     return Tokenizer(vocabulary, quantiles, categories, num_train_stays, is_frozen=True)
+
+
+def _strip(setting: Any) -> Any:
+    """Return a setting without what says only how a site that lacks something is treated."""
+    if not isinstance(setting, list):
+        return setting
+    ignored = ("required", "if_column_missing")
+    return [
+        {k: _strip(v) for k, v in one.items() if k not in ignored} if isinstance(one, dict) else one for one in setting
+    ]
+
+
+def _check_digests(directory: Path) -> None:
+    """Refuse tables that are no longer those the run wrote: a tokenizer is not to be edited."""
+    written = read_done(directory, "00_tokenize")["outputs"]
+    for name in ("vocabulary", "quantiles", "categories", "splits"):
+        path = directory / f"{name}.parquet"
+        if not path.is_file() or written.get(path.name) != fingerprint_file(path):
+            raise InputError(f"{path} is not what 00_tokenize.py wrote there (see DONE); run it again, or restore it")
 
 
 def load_settings(directory: Path) -> dict[str, Any]:

@@ -22,7 +22,12 @@ def normalize_unit(unit: pl.Expr) -> pl.Expr:
 def _spell_category(category: str | None, source: EventSource, config: TokenizeConfig) -> str | None:
     if category is None:
         return None
-    return normalize_words([category], config.normalize, source.category_column)[0]
+    words = normalize_words([category], config.normalize, source.category_column)
+    if not words:
+        raise InputError(
+            f"source {source.name!r}: a range or unit rule names the category {category!r}, which is blank"
+        )
+    return words[0]
 
 
 def _spell_unit(unit: str | None) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from clinrep.config import InputError
 from clinrep.ehr.configs.tokenize import EdgeToken, TokenizeConfig
 from clinrep.ehr.events import EventLog
 from clinrep.ehr.quantiles import GroupQuantiles, learn_quantiles
@@ -76,7 +77,8 @@ def _choose(
     group: np.ndarray, value: np.ndarray, is_chosen: np.ndarray, config: TokenizeConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     is_number = ~np.isnan(value) if config.quantiles_include_infinite else np.isfinite(value)
-    return np.where(is_chosen & is_number, group, -1), value
+    # polars sorts -0.0 and 0.0 as equal, so edges would show the order of rows; adding 0.0 makes both 0.0.
+    return np.where(is_chosen & is_number, group, -1), value + 0.0
 
 
 def list_edge_columns(edges: list[EdgeToken]) -> list[str]:
@@ -89,6 +91,11 @@ def _find_groups(codes: pl.DataFrame, is_numeric: np.ndarray, columns: list[str]
     keys = codes.select("code", "unit", category="key")
     numeric = keys.filter(pl.Series(is_numeric))
     edge = pl.DataFrame({"category": columns, "unit": [None] * len(columns)}, schema=dict(CATEGORY))
+    shared = numeric.filter(pl.col("unit").is_null())["category"].unique().to_list()
+    if twice := sorted(set(shared) & set(columns)):
+        raise InputError(
+            f"a category is spelled {twice[0]!r}, as a column that edge tokens bin; give its token a prefix"
+        )
     groups = pl.concat([numeric.select("category", "unit"), edge]).unique().sort("category", "unit", nulls_last=False)
     numbered = groups.with_row_index("group").with_columns(pl.col("group").cast(pl.Int64))
     joined = keys.join(numbered, on=["category", "unit"], how="left", nulls_equal=True, maintain_order="left")

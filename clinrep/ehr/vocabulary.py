@@ -81,7 +81,8 @@ def name_tokens(
     if word is None:
         return key, None
     if config.token_style == "fused":
-        return f"{key}_{word}", None
+        is_number = config.sources[source].categorical_value_column is None
+        return (f"{key}_{word}" if is_number else f"{key}={word}"), None
     if word == config.unknown_token:
         return key, word  # an unknown bin is the unknown token itself, whatever the template
     return key, config.sources[source].value_token.format(value=word, category=category)
@@ -116,7 +117,7 @@ def _name_edge(cohort: pl.DataFrame, quantiles: pl.DataFrame, edge: EdgeToken, c
 
 def name_time_tokens(config: TokenizeConfig) -> tuple[list[str], list[str]]:
     """Return the tokens of gaps, by least length, and of the parts of the day."""
-    gaps = [f"GAP_{minutes:g}m" for minutes in config.gap_minutes]
+    gaps = [f"GAP_{minutes:.15g}m" for minutes in config.gap_minutes]
     clock = [f"CLOCK_{hour:02d}" for hour in range(0, 24, config.clock_hours)] if config.clock_hours else []
     return gaps, clock
 
@@ -196,19 +197,24 @@ def count_unknown(
     for code, source, _, key, _, _ in values.codes.iter_rows():
         if not is_fused and key not in known and values.num_events[code]:
             counts[source, f"token {key}"] = counts.get((source, f"token {key}"), 0) + int(values.num_events[code])
-    num_unknown = sum(counts.values())
-    unknown_bin = config.num_bins + 1
+    num_categories, num_values, unknown_bin = sum(counts.values()), 0, config.num_bins + 1
     for source, code, number, token, value_token, _, count in slots.table.iter_rows():
         word = token if is_fused else value_token
         if word is None or not count or (word in known and number != unknown_bin):
             continue
-        what = f"token {word}" if is_fused else f"value {word} of {values.codes['key'][code]}"
+        key = values.codes["key"][code]
+        num_values += count if is_fused or key in known else 0  # else counted by its category
+        what = f"token {word}" if is_fused else f"value {word} of {key}"
         counts[source, what] = counts.get((source, what), 0) + count
     for (source, what), count in sorted(counts.items()):
         reason = f"{what} is not in train: kept as {config.unknown_token}"
         ledger.add(config.sources[source].table, f"{config.sources[source].name}: unknown", count, count, reason)
-    if num_unknown:
-        logger.warning("%d events have a category that train does not have: %s", num_unknown, config.unknown_token)
+    if num_categories + num_values:
+        logger.warning(
+            "%d of %d events get %s: %d for a category, %d for a bin or value that train does not have (see ledger)",
+            *(num_categories + num_values, int(values.num_events.sum()), config.unknown_token),
+            *(num_categories, num_values),
+        )
 
 
 def count_unknown_edges(

@@ -131,7 +131,7 @@ class BruteForce:
         if word is None:
             return event.key, None
         if self.settings["token_style"] == "fused":
-            return f"{event.key}_{word}", None
+            return event.key + ("_" if self.has_bin(event) else "=") + word, None
         if word == self.settings["unknown_token"] and self.has_bin(event):
             return event.key, word
         template = self.settings["sources"][event.source].get("value_token", "{value}")

@@ -184,7 +184,7 @@ def make_event(settings: Settings, number: int, values: Row) -> Event | None:
     unit, value = convert(settings, source, category, spell_unit(values["unit_column"]), value)
     for one in find_range(settings, source, category, unit):
         low, high, action = one.get("low", -math.inf), one.get("high", math.inf), one.get("action", "drop")
-        if value is not None and (value < low or value > high):
+        if value is not None and math.isfinite(value) and (value < low or value > high):
             if action == "drop":
                 return None
             value = min(max(value, low), high) if action == "clip" else value
@@ -219,13 +219,13 @@ def find_range(
 
 
 def find_stay(stays: dict[str, Row], patient: str | None, time: float | None) -> str | None:
-    """Return the patient's stay of the latest admission up to `time`, unless discharged before it."""
+    """Return, of the patient's stays that `time` lies in, the one of the latest admission."""
     if time is None:
         return None
     mine = [(stay["admission_dttm"], subject) for subject, stay in stays.items() if stay["patient_id"] == patient]
-    admitted = [one for one in mine if one[0] <= time]
-    if not admitted:
-        return None
-    subject = max(admitted)[1]
-    discharge = stays[subject]["discharge_dttm"]
-    return subject if discharge is None or time <= discharge else None
+    inside = []
+    for admission, subject in mine:
+        discharge = stays[subject]["discharge_dttm"]
+        if admission <= time and (discharge is None or time <= discharge):
+            inside.append((admission, subject))
+    return max(inside)[1] if inside else None

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from clinrep.ehr.quantiles import get_bin_words
+from clinrep.ehr.site_report import compare_sites
 
 SCHEMA = {
     "source": pl.String,
@@ -52,6 +53,64 @@ def make_vocabulary(*tokens: str) -> pl.DataFrame:
 def make_quantiles(*keys: tuple[str, str | None]) -> pl.DataFrame:
     rows = [(category, unit, 100, [float(i) for i in range(1, 10)]) for category, unit in keys]
     return pl.DataFrame(rows, schema=QUANTILES, orient="row")
+
+
+def compare(
+    train: list[Any],
+    site: list[Any],
+    known: tuple[str, ...] = ("LAB_x",),
+    keys: tuple[tuple[str, str | None], ...] = (("LAB_x", None),),
+    num_train_stays: int = 100,
+    num_site_stays: int = 100,
+    **more: Any,
+) -> pl.DataFrame:
+    return compare_sites(
+        make_categories(*train),
+        make_categories(*site),
+        make_vocabulary(*known),
+        make_quantiles(*keys),
+        num_train_stays,
+        num_site_stays,
+        **more,
+    )
+
+
+def compare_one(train: list[Any], site: list[Any], **more: Any) -> dict[str, Any]:
+    report = compare(train, site, **more)
+    assert report.height == 1
+    return report.row(0, named=True)
+
+
+BEYOND = {
+    "source": pl.String,
+    "category": pl.String,
+    "unit": pl.String,
+    "num_beyond": pl.UInt64,
+    "median_beyond": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "action": pl.String,
+}
+
+
+def make_beyond(
+    category: str,
+    num_beyond: int,
+    median: float | None,
+    bounds: tuple[float, float],
+    *,
+    action: str = "drop",
+    source: str = "labs",
+    unit: str | None = None,
+) -> pl.DataFrame:
+    """Return the one row of values beyond a range."""
+    row = (source, category, unit, num_beyond, median, *bounds, action)
+    return pl.DataFrame([row], schema=BEYOND, orient="row")
+
+
+def make_names(*rows: tuple[str, str, str | None]) -> pl.DataFrame:
+    """Return (source, token, category as the tables call it)."""
+    return pl.DataFrame(list(rows), schema=["source", "category", "name"], orient="row").cast(pl.String)
 
 
 class FakeSites:

@@ -164,3 +164,8 @@ def test_bad_admission_window_is_refused(tmp_path: Path, window: list[str]):
 def test_nobody_left_is_an_input_error(tmp_path: Path, settings: dict, message: str):
     with pytest.raises(InputError, match=message):
         tokenize_tiny(tmp_path / "a", settings)
+
+
+def test_patient_table_of_another_site_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="none of its 1 rows has the patient_id of an adult stay"):
+        tokenize_tiny(tmp_path / "a", patient=[{"patient_id": "another"}])

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from clinrep.config import InputError
@@ -84,7 +85,7 @@ def limit_quantiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def limit_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenize, "BYTES_PER_THREAD", 1 << 60)
+    monkeypatch.setattr(pl, "thread_pool_size", lambda: 1)
 
 
 LIMITS = (limit_shards, limit_batches, limit_table, limit_quantiles, limit_threads)

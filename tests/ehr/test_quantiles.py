@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clinrep.ehr import quantiles as module
 from clinrep.ehr.quantiles import (
     BYTES_PER_VALUE,
     GroupQuantiles,
@@ -238,3 +239,25 @@ def test_unit_train_does_not_have_is_unknown(tmp_path: Path):
     assert [row[2:] for row in result.ledger if row[1] == "labs: unknown"] == [
         (1, 1, "value UNK of LAB_sodium is not in train: kept as UNK")
     ]
+
+
+@pytest.mark.parametrize("sample_size", [1, 3, 40])
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+def test_a_group_too_large_to_be_sorted_has_the_same_quantiles(
+    monkeypatch: pytest.MonkeyPatch, sample_size: int, decimals: int
+):
+    monkeypatch.setattr(module, "SAMPLE_SIZE", sample_size)
+    rng = np.random.default_rng(sample_size)
+    for num in (1, 2, 7, 300):
+        values = np.round(rng.normal(0, 3, num), decimals)
+        made = learn([values.tolist()], memory=1, num_chunks=3)
+        np.testing.assert_array_equal(made.edges[0], np.quantile(values, np.arange(0.1, 1, 0.1)))
+        bins = np.bincount(np.digitize(values, made.edges[0]), minlength=10)
+        np.testing.assert_array_equal(made.bin_count[0], bins)
+
+
+def test_the_sign_of_zero_does_not_follow_the_rows(tmp_path: Path):
+    values = [0.0, -0.0, -0.0, 0.0, 1.0]
+    for i, order in enumerate((values, values[::-1])):
+        edges = tokenize_tiny(tmp_path / str(i), labs=labs({"H1": order})).quantiles["LAB_sodium", "mmol/l"][1]
+        assert [math.copysign(1, edge) for edge in edges] == [1.0] * 9

@@ -272,7 +272,7 @@ def test_infinite_values_take_part_in_the_edges_where_that_is_said(tmp_path: Pat
             "keep_if of column x is 'empty' but must state something; give one_of or is_null",
         ),
         (lambda: replace(CODE_STATUS, time_column=None), "id_column of code_status is 'patient_id' but must go with a"),
-        (lambda: make_config(Path("x"), memory_gb=0.5), r"memory_gb is 0\.5 but must be 1 or more; use 4"),
+        (lambda: make_config(Path("x"), memory_gb=0.5), r"memory_gb is 0\.5 but must be in 1 to 100,000; use 4"),
         (
             lambda: make_config(Path("x"), admission_window=["2150-01-02", "2150-01-01"]),
             "must be two dates or times in",
@@ -302,3 +302,40 @@ def test_sources_without_a_time_forbid_edges_that_do_not_follow_every_source(tmp
     )
     with pytest.raises(ValueError, match=r"edge_time_sources is \['labs'\] but must be null with such sources"):
         make_config(tmp_path, sources=[ADT, LABS, untimed], edge_time_sources=["labs"])
+
+
+def test_patient_with_overlapping_stays(tmp_path: Path):
+    """Of the stays that a time lies in, the one that admitted last: at 50 h only the first, longer stay is left."""
+    stays = [
+        {"hospitalization_id": "H1", "admission_dttm": at(0), "discharge_dttm": at(72)},
+        {"hospitalization_id": "H2", "admission_dttm": at(10), "discharge_dttm": at(40)},
+        {"hospitalization_id": "H3", "admission_dttm": at(72), "discharge_dttm": at(140)},
+    ]
+    clif = write_tiny_clif(tmp_path / "clif", hospitalization=stays)
+    rows = [("P1", hour, f"c{hour}") for hour in (5, 20, 50, 72, 141)]
+    frame = pl.DataFrame(rows, schema=["patient_id", "hour", "code_status_category"], orient="row")
+    times = frame.with_columns(start_dttm=pl.lit(at(0)) + pl.duration(hours="hour")).drop("hour")
+    times.write_parquet(clif / "clif_code_status.parquet")
+    settings = {"sources": [CODE_STATUS], "min_length_of_stay_hours": 0}
+    result = tokenize_in_memory(make_config(clif, **settings))
+    found = {subject: result.events(subject) for subject in ("H1", "H2", "H3")}
+    assert found == {"H1": ["CODE_c5", "CODE_c50"], "H2": ["CODE_c20"], "H3": ["CODE_c72"]}
+    assert result.dropped("code_status", "code_status: stay") == (5, 4)
+
+
+def test_condition_on_ids_is_refused(tmp_path: Path):
+    source = replace(ADT, keep_if=[Condition(column="hospitalization_id", is_null=False)])
+    with pytest.raises(InputError, match="keep_if of source adt: column 'hospitalization_id' holds ids; leave it out"):
+        tokenize_tiny(tmp_path / "a", {"sources": [source]}, adt=[{}])
+
+
+@pytest.mark.parametrize(("word", "is_warned"), [("wardd", True), ("icu", False)])
+def test_word_that_looks_misspelt_is_warned_of(tmp_path: Path, caplog, word: str, is_warned: bool):
+    source = replace(ADT, keep_if=[Condition(column="location_category", none_of=[word])])
+    tokenize_tiny(tmp_path / "a", {"sources": [source]}, adt=[{}])
+    assert (f"['{word}'] never occurs in location_category; found: ward" in caplog.text) == is_warned
+
+
+def test_source_of_numbers_without_any_is_warned_of(tmp_path: Path, caplog):
+    tokenize_tiny(tmp_path / "a", labs=[{"lab_value_numeric": None}])
+    assert "source labs: none of its 1 rows has a number in lab_value_numeric" in caplog.text

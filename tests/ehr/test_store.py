@@ -57,8 +57,9 @@ def test_every_event_comes_back_once_in_the_shard_of_its_stay(
 
 
 def test_shards_follow_the_size_of_the_input():
-    stores = [EventStore(1000, num, 1 << 30, Path("/nowhere")) for num in (0, 1, 10**6, 10**6 + 1, 10**7, 10**12)]
+    stores = [EventStore(1000, num, 1 << 32, Path("/nowhere")) for num in (0, 1, 10**6, 10**6 + 1, 10**7, 10**12)]
     assert [store.num_shards for store in stores] == [1, 1, 1, 2, 10, 1000]
+    assert EventStore(1000, 10**6, 1 << 29, Path("/nowhere")).num_shards == 6  # smaller ones where memory is short
 
 
 def test_more_events_than_were_announced_are_taken(tmp_path: Path):

@@ -142,7 +142,7 @@ def test_fused_categorical_values(tmp_path: Path):
     )
     rows = [{"lab_name": name, "lab_result_dttm": at(i)} for i, name in enumerate(["High", None])]
     result = tokenize_tiny(tmp_path / "a", {**FUSED, "sources": [source]}, labs=rows)
-    assert result.events() == ["LAB_sodium_high", "LAB_sodium_missing"]
+    assert result.events() == ["LAB_sodium=high", "LAB_sodium=missing"]
 
 
 @pytest.mark.parametrize(

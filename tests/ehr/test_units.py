@@ -70,10 +70,10 @@ def test_clipped_values_are_the_bounds(tmp_path: Path):
     assert run(tmp_path / "a", rows, [one], num_bins=4).quantiles["LAB_sodium", "g"] == (2, [2.5, 3.0, 3.5])
 
 
-def test_a_missing_value_is_within_every_range_and_an_infinite_one_beyond(tmp_path: Path):
+def test_a_missing_or_infinite_value_is_within_every_range(tmp_path: Path):
     rows = labs(*(("sodium", "g", value) for value in (None, float("nan"), float("inf"), 3.0)))
     result = run(tmp_path / "a", rows, [{"category": "sodium", "low": 2, "high": 4}])
-    assert result.events()[1::2] == ["MISSING_VALUE", "MISSING_VALUE", "Q1"]
+    assert result.events()[1::2] == ["MISSING_VALUE", "MISSING_VALUE", "MISSING_VALUE", "Q1"]
 
 
 def test_range_of_a_unit_goes_before_that_of_any_and_others_are_untouched(tmp_path: Path):
@@ -109,22 +109,26 @@ def test_unit_rules_rename_and_convert_before_anything_is_learned(tmp_path: Path
     assert result.quantiles == {("LAB_bun", "x"): (1, [8.0]), ("LAB_sodium", "mmol/l"): (2, [4.5])}
     assert result.events() == ["LAB_sodium", "Q0", "LAB_sodium", "Q1", "LAB_bun", "Q1"]
     assert notes(result, "labs: unit") == [
-        (1, "unit mEq/L of Sodium taken for MMOL/l , times 0.5 plus 1"),
-        (1, "unit meq/L of every category taken for x"),
+        (1, "Sodium from mEq/L to MMOL/l : value * 0.5 + 1"),
+        (1, "every category from meq/L to x"),
     ]
 
 
-def test_unit_rule_of_no_unit_and_to_no_unit(tmp_path: Path):
-    rows = labs(("sodium", None, 1.0), ("bun", "g", 1.0))
-    rules = [{"unit": None, "new_unit": "g"}, {"unit": "g", "new_unit": None}]
-    assert sorted(run(tmp_path / "a", rows, rules=rules).quantiles) == [("LAB_bun", None), ("LAB_sodium", "g")]
+def test_unit_rule_of_no_unit_may_name_one_or_none(tmp_path: Path):
+    rows = labs(("sodium", None, 1.0), ("bun", None, 98.6))
+    rules = [{"category": "sodium", "new_unit": "g"}, {"category": "bun", "factor": 5 / 9, "offset": -160 / 9}]
+    quantiles = run(tmp_path / "a", rows, rules=rules).quantiles
+    assert quantiles["LAB_sodium", "g"] == (1, [1.0])
+    assert quantiles["LAB_bun", None] == (1, [pytest.approx(37.0)])
+    with pytest.raises(ValueError, match="new_unit of unit rule for g is None but must be given with unit; name it"):
+        UnitRule(source="labs", unit="g", factor=18.0)
 
 
 def test_unit_rule_that_no_row_follows_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="clinrep"):
         result = run(tmp_path / "a", labs(("sodium", "g", 1.0)), rules=[{"unit": "mg", "new_unit": "g"}])
-    assert "source labs: no row follows the unit rule for None in mg" in caplog.text
-    assert notes(result, "labs: unit") == [(0, "unit mg of every category taken for g")]
+    assert "source labs: no row follows the unit rule every category from mg to g" in caplog.text
+    assert notes(result, "labs: unit") == [(0, "every category from mg to g")]
 
 
 @pytest.mark.parametrize(
@@ -169,3 +173,35 @@ def test_unit_rule_of_a_source_without_units_is_refused(tmp_path: Path):
 def test_contradicting_settings_are_refused(make: Any, message: str):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        ({"category": "sodiun", "low": 1}, "no row for the range of sodiun; did you mean sodium?"),
+        (
+            {"category": "sodium", "unit": "mg", "low": 1},
+            "the range of sodium is for unit mg, but this site has g: not checked",
+        ),
+        ({"category": "lactate", "low": 1}, None),
+        ({"category": "Sodium", "unit": "G", "low": 1}, None),
+    ],
+)
+def test_range_that_no_row_has_is_warned_of_where_it_looks_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, one: dict[str, Any], message: str | None
+):
+    with caplog.at_level(logging.WARNING, logger="clinrep"):
+        run(tmp_path / "a", labs(("sodium", "g", 3.0)), [one])
+    assert (message in caplog.text) if message else ("range" not in caplog.text)
+
+
+def test_category_mostly_beyond_its_range_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = labs(*[("temp_c", "c", value) for value in (98.0, 99.0, 100.0, 37.0)])
+    with caplog.at_level(logging.WARNING, logger="clinrep"):
+        run(tmp_path / "a", rows, [{"category": "temp_c", "low": 10, "high": 47}])
+    assert "3 of 4 values of LAB_temp_c not in [10, 47] c: drop (median 99); another unit?" in caplog.text
+
+
+def test_blank_category_of_a_range_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="names the category ' ', which is blank"):
+        run(tmp_path / "a", labs(("sodium", "g", 3.0)), [{"category": " ", "low": 1}])

@@ -13,7 +13,7 @@ import yaml
 from clinrep import artifacts
 from clinrep.config import InputError, config_to_yaml
 from clinrep.ehr.categories import SCHEMA
-from clinrep.ehr.configs.sources import EdgeToken
+from clinrep.ehr.configs.sources import EdgeToken, UnitRule
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.tokenizer import TOKEN_SETTINGS
 from tests.ehr.tiny_clif import (
@@ -306,3 +306,29 @@ def test_last_bin_of_a_frozen_tokenizer_is_for_categories_of_train(tmp_path: Pat
     result = tokenize_tiny(tmp_path / "site", {**settings, "tokenizer_dir": str(frozen)}, labs=labs)
     expected = ["LAB_bun", "Q1", "UNK", "UNK"] if style == "separate" else ["LAB_bun_Q1", "UNK"]
     assert result.events() == expected
+
+
+def test_frozen_tokenizer_serves_a_site_that_lacks_a_required_table(tmp_path: Path, frozen: Path):
+    """What says only how a lack is treated may differ, too."""
+    required = [ADT, replace(LABS, required=True, if_column_missing="skip")]
+    settings = {"num_bins": 2, "tokenizer_dir": str(frozen), "sources": required}
+    clif = write_tiny_clif(tmp_path / "b", adt=places(H1="ward"), leave_out=["labs"])
+    result = tokenize_in_memory(make_config(clif, **settings))
+    assert result.events() == ["ADT_ward"]
+    assert ("labs", "labs: table", 0, 0, "the folder has no such table") in result.ledger
+
+
+def test_changed_tokenizer_is_refused(tmp_path: Path, frozen: Path):
+    path = frozen / "vocabulary.parquet"
+    pl.read_parquet(path).head(5).write_parquet(path)
+    with pytest.raises(InputError, match=r"vocabulary\.parquet is not what 00_tokenize\.py wrote there"):
+        tokenize_tiny(tmp_path / "b", {"num_bins": 2, "tokenizer_dir": str(frozen)}, labs=[{}])
+
+
+def test_unit_rules_of_the_other_site_are_warned_of(tmp_path: Path, caplog):
+    settings = {"num_bins": 2, "unit_rules": [UnitRule(source="labs", unit="g", new_unit="mg", factor=1000.0)]}
+    labs = [{"reference_unit": "g"}]
+    config = make_config(write_tiny_clif(tmp_path / "home", labs=labs), **settings)
+    directory = finish(tmp_path / "tokenizer", config, tokenize_in_memory(config))
+    tokenize_tiny(tmp_path / "b", {**settings, "tokenizer_dir": str(directory)}, labs=labs)
+    assert "unit_rules are those of" in caplog.text

@@ -72,10 +72,10 @@ class UnitRule:
 
     source: str
     """Name of the event source."""
-    unit: str | None
+    unit: str | None = None
     """Unit as the tables spell it, or normalised; null: where none is given."""
-    new_unit: str | None
-    """Unit to take it for, which also names the bins' row in quantiles.parquet."""
+    new_unit: str | None = None
+    """Unit to take it for, which also names the bins' row in quantiles.parquet; null only where `unit` is."""
     category: str | None = None
     """Category as the tables spell it, or normalised; null: every category of the source."""
     factor: float = 1.0
@@ -87,6 +87,8 @@ class UnitRule:
         """Refuse a rule that loses the value."""
         is_fine = math.isfinite(self.factor) and self.factor != 0 and math.isfinite(self.offset)
         require(is_fine, f"factor of unit rule for {self.source}", self.factor, "be finite and not 0", "correct it")
+        is_named = self.unit is None or self.new_unit is not None
+        require(is_named, f"new_unit of unit rule for {self.unit}", self.new_unit, "be given with unit", "name it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ class TokenizeConfig(StageConfig):
     """Bin of a number whose category train has, but never with a number: unknown_token, or the last bin."""
     outcomes: list[str] = field(default_factory=lambda: list(OUTCOME_NAMES))
     """Outcomes to label, by name."""
-    subjects_per_part: int = 5_000
+    subjects_per_part: int = 2_000
     """Stays per timelines/<split>/part-*.parquet."""
     memory_gb: float = 4.0
     """Memory (1e9 bytes) to stay within; more events than fit are kept in files under output_dir meanwhile."""
@@ -117,7 +117,7 @@ class TokenizeConfig(StageConfig):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "be in [0, 1]", "use 0.7 and 0.1")
         total = self.train_fraction + self.val_fraction
         require(total <= 1, "train_fraction + val_fraction", total, "be at most 1", "lower one of them")
-        require(self.num_bins >= 2, "num_bins", self.num_bins, "be 2 or more", "use 10")
+        require(2 <= self.num_bins <= 1000, "num_bins", self.num_bins, "be in 2 to 1000", "use 10")
         require(self.min_age_years >= 0, "min_age_years", self.min_age_years, "be 0 or more", "use 18")
         hours = self.min_length_of_stay_hours
         require(hours >= 0, "min_length_of_stay_hours", hours, "be 0 or more", "use 24, or 0 to keep all stays")
@@ -130,7 +130,7 @@ class TokenizeConfig(StageConfig):
         require(len(set(outcomes)) == len(outcomes), "outcomes", outcomes, "name each outcome once", "drop one")
         self._check_special_tokens()
         self._check_time_tokens()
-        require(self.memory_gb >= 1, "memory_gb", self.memory_gb, "be 1 or more", "use 4")
+        require(1 <= self.memory_gb <= 1e5, "memory_gb", self.memory_gb, "be in 1 to 100,000", "use 4")
         if self.admission_window is not None:
             parse_window(self.admission_window)
 

@@ -36,7 +36,9 @@ assessments and checks of an hour share their minute. The event time of a lab is
 
 The two truths (truth.py), in truth.parquet, one row a stay and outcome, defined as in ehr/outcomes.py and
 asked at 24 h after admission: label; probability_given_state, that of the outcome given group, severity and
-place in hour 23 (death, ICU and ventilation: the solution of x = hits + P x; length of stay: P^144); and
+place in hour 23 (death, ICU and ventilation: the solution of x = hits + P x; length of stay: staying 144 more
+hours and leaving neither before nor at minute 0 of hour 168, which is exactly 7 days: the row sums of
+P^144 (1 - (1 - P 1) / 60), with P restricted to the stay); and
 probability_given_tables, its mean over the severities, weighted by the forward filter over what the
 tables show of hours 0 to 23. No model of these 24 hours can do better than the latter. All three are
 null where the stay was over before, or the ICU or the ventilation was already seen.
@@ -44,7 +46,8 @@ null where the stay was over before, or the ICU or the ventilation was already s
 The sites (sites.py). Each differs from `reference` in one way; all_shifts in all five.
 
     si_units            nine laboratory values in SI units, rounded there; temp_c wrongly in Fahrenheit
-    missing_categories  sixteen categories are never charted: lactate, troponin, albumin, blood gases, MAP, RASS, ...
+    missing_categories  sixteen channels are never charted, nor what is made of them: lactate, troponin, albumin,
+                        blood gases, MAP, RASS, ...
     sparse_charting     every charting probability is halved
     older_sicker        older patients, more emergencies, odds of arriving at severity s times exp(0.25 s)
     extra_table         also medication_admin_intermittent; the others have the nine tables of the sample

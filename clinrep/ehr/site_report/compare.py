@@ -6,16 +6,18 @@ import polars as pl
 
 from clinrep.ehr.quantiles import get_bin_words
 from clinrep.ehr.site_report.drift import measure_drift
-from clinrep.ehr.site_report.units import MIN_VALUES, find_conversion
+from clinrep.ehr.site_report.suspicions import add_compared_median, add_suspicions
 from clinrep.ehr.site_report.verdicts import add_verdicts
 
 _KEYS = ["source", "category", "unit"]
 _DEFAULT_NUM_BINS = 10
-_SUSPICION = {
-    "suspected_conversion": pl.String,
-    "conversion_factor": pl.Float64,
-    "conversion_offset": pl.Float64,
+_BEYOND = {
+    **dict.fromkeys(_KEYS, pl.String),
+    "num_beyond": pl.UInt64,
+    **dict.fromkeys(["median_beyond", "low", "high"], pl.Float64),
+    "action": pl.String,
 }
+_NAMES = dict.fromkeys(["source", "category", "name"], pl.String)
 
 
 def compare_sites(
@@ -26,6 +28,9 @@ def compare_sites(
     num_train_stays: int,
     num_site_stays: int,
     unknown_token: str = "UNK",
+    *,
+    beyond: pl.DataFrame | None = None,
+    names: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return one row per (source, category, unit) of either side, what needs attention first.
 
@@ -34,12 +39,19 @@ def compare_sites(
     of the new site, whose values are binned with the frozen edges. An event without a value by nature has
     num_missing 0. `vocabulary` and `quantiles` are the frozen tokenizer's tables.
 
+    `beyond` has at most one row per (source, category, unit): num_beyond, the site's values beyond the
+    declared range `low` to `high`, their median_beyond, and the `action`: with drop these events are not in
+    `site`, with clip and keep they are. `names` has source, category and `name`, the category as the tables
+    call it, null where the source has none; without it no unit rule is suggested.
+
     verdict, note: the row in a word (verdicts.VERDICTS) and in sentences.
-    presence: `both`; `missing` (the category has no event at the site) or `new` (none in train);
+    presence: `both`; `missing` (the category has no event at the site, nor one dropped by its range) or
+        `new` (none in train);
         `other unit` and `new unit`: both sites have the category, this unit only train or only the site.
     events_per_stay_*, _ratio: all events by all stays, site / train.
     num_unknown, share_unknown: site events that get the unknown token, because the tokenizer lacks the
         category, the word of the value, or the edges of (category, unit). null without site events.
+    num_beyond, share_beyond, median_beyond: values beyond the range; the share is of all events, also dropped ones.
     share_missing_*: events whose value is null, NaN or infinite; null for events that have no value.
     psi, psi_by_chance, drift, largest_change*: see measure_drift. Of bins, or of the words of a
         categorical value; null where one side has none.
@@ -49,15 +61,21 @@ def compare_sites(
     median_*, median_ratio: of the finite values, site / train. In a `new unit` row median_train is that of
         `compared_unit`, the unit with most train events.
     suspected_conversion, conversion_factor, conversion_offset: site = factor * train + offset would explain
-        the medians. Given only where the drift is strong or the unit is new, with 20 values on each side.
+        the medians. Given only where the drift is strong or the unit is new, with 20 values on each side, or
+        where most values are beyond the range and dropped or clipped: then median_beyond is the site's.
+    unit_rule: the entry of `unit_rules` that would mend this, as YAML; see rules.suggest_unit_rule.
     """
     num_bins = _find_num_bins(train, site)
-    table = _add_presence(_join_sides(train, site, num_bins), num_train_stays, num_site_stays)
+    beyond = pl.DataFrame(schema=_BEYOND) if beyond is None else beyond.select(*_BEYOND).cast(_BEYOND)  # type: ignore[arg-type]
+    table = _add_presence(_join_sides(train, site, num_bins, beyond), num_train_stays, num_site_stays)
     unknown = _count_unknown(train, site, vocabulary, quantiles, unknown_token)
     drift = measure_drift(_list_cells(train, site, num_bins))
     for other in (unknown, drift):
         table = table.join(other, on=_KEYS, how="left", nulls_equal=True)
-    return add_verdicts(_add_suspicions(_add_compared_median(_add_shares(table, num_bins))))
+    table = add_suspicions(add_compared_median(_add_shares(table, num_bins)))
+    names = pl.DataFrame(schema=_NAMES) if names is None else names.select(*_NAMES).cast(_NAMES)  # type: ignore[arg-type]
+    names = names.unique(["source", "category"], keep="first", maintain_order=True).with_columns(is_named=True)
+    return add_verdicts(table.join(names, on=["source", "category"], how="left"))
 
 
 def _find_num_bins(train: pl.DataFrame, site: pl.DataFrame) -> int:
@@ -69,8 +87,11 @@ def _get_bin(number: int) -> pl.Expr:
     return pl.col("bin_counts").list.get(number, null_on_oob=True).cast(pl.Int64).fill_null(0)
 
 
-def _join_sides(train: pl.DataFrame, site: pl.DataFrame, num_bins: int) -> pl.DataFrame:
-    """Return the counts of both sides, `_train` and `_site`; `bin_<i>_*` are those of the bins."""
+def _join_sides(train: pl.DataFrame, site: pl.DataFrame, num_bins: int, beyond: pl.DataFrame) -> pl.DataFrame:
+    """Return the counts of both sides, `_train` and `_site`; `bin_<i>_*` are those of the bins.
+
+    num_charted_site: events before any was dropped by its range.
+    """
     sides = [
         frame.group_by(_KEYS).agg(
             pl.col("num_events", "num_missing").cast(pl.Int64).sum().name.suffix(f"_{side}"),
@@ -80,18 +101,23 @@ def _join_sides(train: pl.DataFrame, site: pl.DataFrame, num_bins: int) -> pl.Da
         )
         for side, frame in (("train", train), ("site", site))
     ]
-    table = sides[0].join(sides[1], on=_KEYS, how="full", coalesce=True, nulls_equal=True)
+    table = sides[0]
+    for other in (sides[1], beyond.with_columns(pl.col("num_beyond").cast(pl.Int64))):
+        table = table.join(other, on=_KEYS, how="full", coalesce=True, nulls_equal=True)
     counts = [name for name, dtype in table.schema.items() if dtype == pl.Int64]
     table = table.with_columns(pl.col(counts).fill_null(0), pl.col("is_word_train", "is_word_site").fill_null(False))
     table = table.with_columns(
         pl.sum_horizontal(f"bin_{number}_{side}" for number in range(num_bins)).alias(f"num_binned_{side}")
         for side in ("train", "site")
     )
-    return table.filter(pl.col("num_events_train") + pl.col("num_events_site") > 0)
+    num_dropped = pl.when(pl.col("action") == "drop").then("num_beyond").otherwise(0)
+    table = table.with_columns(num_charted_site=pl.col("num_events_site") + num_dropped)
+    share = pl.when(pl.col("num_charted_site") > 0).then(pl.col("num_beyond") / pl.col("num_charted_site"))
+    return table.with_columns(share_beyond=share).filter(pl.col("num_events_train") + pl.col("num_charted_site") > 0)
 
 
 def _add_presence(table: pl.DataFrame, num_train_stays: int, num_site_stays: int) -> pl.DataFrame:
-    has_train, has_site = pl.col("num_events_train") > 0, pl.col("num_events_site") > 0
+    has_train, has_site = pl.col("num_events_train") > 0, pl.col("num_charted_site") > 0
     category = ["source", "category"]
     presence = (
         pl.when(has_train & has_site)
@@ -181,38 +207,3 @@ def _add_shares(table: pl.DataFrame, num_bins: int) -> pl.DataFrame:
     allowed = pl.max_horizontal(pl.lit(0.01), 1 / pl.col("num_binned_train"))
     is_uniform = pl.when(pl.col("num_binned_train") > 0).then(uneven <= allowed)
     return table.with_columns(*shares, is_uniform_expected=is_uniform)
-
-
-def _add_compared_median(table: pl.DataFrame) -> pl.DataFrame:
-    """Give `new unit` rows the median of train's commonest unit, and all rows the ratio of medians."""
-    main = (
-        table.filter(pl.col("num_binned_train") > 0)
-        .sort("num_events_train", "unit", descending=[True, False])
-        .group_by("source", "category", maintain_order=True)
-        .agg(
-            main_unit=pl.col("unit").first(),
-            main_median=pl.col("median_train").first(),
-            main_binned=pl.col("num_binned_train").first(),
-        )
-    )
-    table = table.join(main, on=["source", "category"], how="left")
-    is_new = pl.col("presence") == "new unit"
-    table = table.with_columns(
-        compared_unit=pl.when(is_new).then("main_unit").otherwise("unit"),
-        median_train=pl.when(is_new).then("main_median").otherwise("median_train"),
-        num_compared_train=pl.when(is_new).then("main_binned").otherwise("num_binned_train").fill_null(0),
-        num_compared_site=pl.col("num_events_site") - pl.col("num_missing_site"),
-    )
-    ratio = pl.col("median_site") / pl.col("median_train")
-    return table.with_columns(median_ratio=pl.when(pl.col("median_train") != 0).then(ratio))
-
-
-def _add_suspicions(table: pl.DataFrame) -> pl.DataFrame:
-    is_open = (pl.col("drift") == "strong drift") | (pl.col("presence") == "new unit")
-    is_enough = pl.min_horizontal("num_compared_train", "num_compared_site") >= MIN_VALUES
-    candidates = table.filter(is_open & is_enough)
-    words = pl.concat_str([*_KEYS, "compared_unit"], separator=" ", ignore_nulls=True)
-    found = [find_conversion(*row) for row in candidates.select(words, "median_train", "median_site").iter_rows()]
-    values = [(f"{one.train_unit} -> {one.site_unit}", one.factor, one.offset) if one else (None,) * 3 for one in found]
-    suspicions = candidates.select(_KEYS).hstack(pl.DataFrame(values, schema=_SUSPICION, orient="row"))
-    return table.join(suspicions, on=_KEYS, how="left", nulls_equal=True)

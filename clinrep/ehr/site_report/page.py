@@ -1,4 +1,4 @@
-"""site_report.html and site_report.csv."""
+"""site_report.html, site_report.csv and site_unit_rules.yaml."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import polars as pl
 from clinrep import artifacts
 from clinrep.ehr.quantiles import get_bin_words
 from clinrep.ehr.site_report.drift import MODERATE_DRIFT, STRONG_DRIFT
+from clinrep.ehr.site_report.rules import RULES_NAME, format_unit_rules
 from clinrep.ehr.site_report.summary import count_totals, list_attention, summarize_sources
 from clinrep.ehr.site_report.units import CONVERSIONS
 from clinrep.ehr.site_report.verdicts import VERDICTS, format_number, format_percent
@@ -33,7 +34,13 @@ def write_site_report(
 
     `tokenizer` and `site` name the two in the headings: folders, for example. The page loads nothing from
     elsewhere and needs no script. In the CSV the lists become train_share_q0, ..., site_share_q0, ...
+    Where unit rules are suggested they are also written as site_unit_rules.yaml, settings for stage 00.
     """
+    rules = format_unit_rules(report)
+    if rules:
+        artifacts.write_text(directory / RULES_NAME, rules)
+    else:
+        (directory / RULES_NAME).unlink(missing_ok=True)  # of an earlier try in this directory
     with artifacts.atomic_path(directory / "site_report.csv") as temporary:
         flatten(report).write_csv(temporary)
     environment = jinja2.Environment(
@@ -49,6 +56,8 @@ def write_site_report(
         sources=summarize_sources(report).to_dicts(),
         attention=list_attention(report),
         groups=_group_rows(report),
+        rules=rules,
+        has_beyond=bool((report["num_beyond"] > 0).any()),
         conversions=CONVERSIONS,
         limits=(MODERATE_DRIFT, STRONG_DRIFT),
         draw_bars=draw_bars,

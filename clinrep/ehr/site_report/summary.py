@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from clinrep.ehr.site_report.rules import RULES_NAME
+from clinrep.ehr.site_report.shifts import EVERYTHING, list_shifts
 from clinrep.ehr.site_report.verdicts import format_number, format_percent
 
 MAX_NAMES = 8
@@ -19,6 +21,10 @@ class Totals:
     num_site_events: int
     num_unknown: int
     share_unknown: float | None
+    events_per_stay_train: float
+    events_per_stay_site: float
+    events_per_stay_ratio: float | None
+    """Site / train; None where one has no event."""
     num_categories: int
     """In train."""
     num_missing: int
@@ -33,6 +39,8 @@ class Totals:
     num_compared: int
     """(category, unit) with enough values on both sides to judge drift."""
     num_unit_mismatches: int
+    num_rules: int
+    """Suggested unit rules."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,22 @@ class Attention:
     advice: str
     entries: list[str]
     num_more: int = 0
+    has_rules: bool = False
+    """Whether unit rules are suggested for some of these."""
 
 
 # verdict -> title of one, title of {count}, advice
 _ADVICE: dict[str, tuple[str, str, str]] = {
+    "beyond range": (
+        "1 category has values beyond what the settings hold possible",
+        "{count} categories have values beyond what the settings hold possible",
+        "Where most are, they are in another unit than the range: convert them with unit_rules, or correct the "
+        "range. What is dropped the model does not see.",
+    ),
     "unit mismatch": (
         "1 category looks as if it were in another unit",
         "{count} categories look as if they were in another unit",
-        "Find out the unit at the site. If it differs, convert the values before tokenizing: as they are, nearly "
+        "Find out the unit at the site. If it differs, convert the values with unit_rules: as they are, nearly "
         "every one falls into a wrong bin or into none.",
     ),
     "unknown": (
@@ -92,11 +108,15 @@ def count_totals(report: pl.DataFrame) -> Totals:
     missing = report.filter(pl.col("presence") == "missing")
     is_strong = (report["drift"] == "strong drift").fill_null(False)
     is_suspected = report["suspected_conversion"].is_not_null()
+    train, site = (float(report[f"events_per_stay_{side}"].sum()) for side in ("train", "site"))
     return Totals(
         num_train_events=int(report["num_events_train"].sum()),
         num_site_events=num_site_events,
         num_unknown=num_unknown,
         share_unknown=num_unknown / num_site_events if num_site_events else None,
+        events_per_stay_train=train,
+        events_per_stay_site=site,
+        events_per_stay_ratio=site / train if train and site else None,
         num_categories=_count_categories(report.filter(pl.col("num_events_train") > 0)),
         num_missing=_count_categories(missing),
         num_missing_rare=_count_categories(missing) - _count_categories(missing.filter(pl.col("verdict") == "missing")),
@@ -106,6 +126,7 @@ def count_totals(report: pl.DataFrame) -> Totals:
         num_moderate_drift=int((report["drift"] == "moderate drift").sum()),
         num_compared=int(report["drift"].is_in(["ok", "moderate drift", "strong drift"]).sum()),
         num_unit_mismatches=int(is_suspected.sum()),
+        num_rules=report["unit_rule"].count(),
     )
 
 
@@ -118,6 +139,7 @@ def summarize_sources(report: pl.DataFrame) -> pl.DataFrame:
     known = report.filter(pl.col("num_events_train") > 0)
     sources = report.group_by("source").agg(
         pl.col("num_events_train", "num_events_site", "events_per_stay_train", "events_per_stay_site").sum(),
+        pl.col("num_beyond").sum(),
         share_unknown=pl.when(pl.col("num_events_site").sum() > 0).then(
             pl.col("num_unknown").sum() / pl.col("num_events_site").sum()
         ),
@@ -133,9 +155,7 @@ def summarize_sources(report: pl.DataFrame) -> pl.DataFrame:
 
 def list_attention(report: pl.DataFrame) -> list[Attention]:
     """Return what a person should look at before training, the worst first."""
-    missing = report.filter(pl.col("verdict") == "missing")["source"].unique()
-    is_absent = (pl.col("num_events_site") == 0) & pl.col("source").is_in(missing.implode())
-    absent = summarize_sources(report).filter(is_absent)
+    absent, shifts = _find_absent(report), _describe_shifts(report)
     points = []
     if absent.height:
         entries = [
@@ -148,12 +168,39 @@ def list_attention(report: pl.DataFrame) -> list[Attention]:
         points.append(Attention("missing", title, advice, entries))
     report = report.filter(~pl.col("source").is_in(absent["source"].implode()))
     for verdict, (one, many, advice) in _ADVICE.items():
+        if verdict == "frequency":
+            points += shifts
         rows = report.filter(pl.col("verdict") == verdict)
         if rows.height:
             title = one if rows.height == 1 else many.format(count=f"{rows.height:,}")
             entries = [_name_row(row) for row in rows.head(MAX_NAMES).iter_rows(named=True)]
-            points.append(Attention(verdict, title, advice, entries, max(rows.height - MAX_NAMES, 0)))
+            has_rules = rows["unit_rule"].count() > 0
+            points.append(Attention(verdict, title, advice, entries, max(rows.height - MAX_NAMES, 0), has_rules))
     return points
+
+
+def _find_absent(report: pl.DataFrame) -> pl.DataFrame:
+    """Return the sources of which the site has not one event, and train something to miss."""
+    missing = report.filter(pl.col("verdict") == "missing")["source"].unique()
+    is_empty = pl.col("num_events_site") + pl.col("num_beyond") == 0
+    return summarize_sources(report).filter(is_empty & pl.col("source").is_in(missing.implode()))
+
+
+def _describe_shifts(report: pl.DataFrame) -> list[Attention]:
+    """Return one point, or none, about what is charted less or more often throughout."""
+    shifts = list_shifts(report)
+    if not shifts:
+        return []
+    directions = {"more rarely" if shift.ratio < 1 else "more often" for shift in shifts}
+    where = "1 source" if len(shifts) == 1 else f"{len(shifts)} sources"
+    where = "at the whole site" if shifts[0].source == EVERYTHING else f"in {where}"
+    advice = (
+        "Each category by itself may look as in train, but timelines are that much shorter or longer. Check for rows "
+        "that the export filtered, thinned out or doubled; else it is practice or length of stay."
+    )
+    entries = [str(shift) for shift in shifts[:MAX_NAMES]]
+    title = f"Events are charted {' or '.join(sorted(directions, reverse=True))} {where}"
+    return [Attention("frequency", title, advice, entries, max(len(shifts) - MAX_NAMES, 0))]
 
 
 def _name_row(row: dict[str, object]) -> str:
@@ -162,24 +209,33 @@ def _name_row(row: dict[str, object]) -> str:
 
 
 def summarize(report: pl.DataFrame) -> list[str]:
-    """Return the report in 3 to 6 lines for the log."""
+    """Return the report in 4 to 8 lines for the log."""
     totals = count_totals(report)
     share = format_percent(totals.share_unknown) or "none"
+    ratio = f" (x {totals.events_per_stay_ratio:.2f})" if totals.events_per_stay_ratio else ""
     rare = f" ({totals.num_missing_rare} of them rare in train)" if totals.num_missing_rare else ""
     lines = [
         f"{totals.num_unknown:,} of {totals.num_site_events:,} events ({share}) get the unknown token",
+        f"events per stay: {format_number(totals.events_per_stay_train)} in train, "
+        f"{format_number(totals.events_per_stay_site)} at the site{ratio}",
         f"{totals.num_missing} of {totals.num_categories} categories of train are missing at the site{rare}; "
         f"{totals.num_new} are new",
         f"{totals.num_strong_drift} of {totals.num_compared} distributions drifted strongly (PSI > 0.25), "
         f"{totals.num_moderate_drift} moderately",
     ]
-    if totals.num_unit_mismatches:
-        lines.append(f"{totals.num_unit_mismatches} suspected unit mismatches: {_join_names(report, 'unit mismatch')}")
-    if (report["verdict"] == "unknown").any():
-        lines.append(f"most unknown events: {_join_names(report, 'unknown')}")
+    named = {
+        "values beyond their range": pl.col("verdict") == "beyond range",
+        f"{totals.num_unit_mismatches} suspected unit mismatches": pl.col("suspected_conversion").is_not_null(),
+        "most unknown events": pl.col("verdict") == "unknown",
+    }
+    lines += [
+        f"{words}: {_join_names(rows)}" for words, is_so in named.items() if (rows := report.filter(is_so)).height
+    ]
+    if totals.num_rules:
+        lines.append(f"{totals.num_rules} unit_rules are suggested in {RULES_NAME}")
     return lines
 
 
-def _join_names(report: pl.DataFrame, verdict: str) -> str:
-    names = report.filter(pl.col("verdict") == verdict)["category"].unique(maintain_order=True).to_list()
+def _join_names(rows: pl.DataFrame) -> str:
+    names = rows["category"].unique(maintain_order=True).to_list()
     return ", ".join([*names[:MAX_NAMES], *(["..."] if len(names) > MAX_NAMES else [])])
