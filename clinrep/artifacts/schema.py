@@ -80,7 +80,9 @@ TABLES: dict[str, Table] = {
         {
             "category": Column("str", "the token of the category, for example LAB_sodium"),
             "unit": Column("str", "normalised unit; null where the source declares none or it is missing", True),
-            "train_count": Column("u64", "finite train values the edges come from"),
+            "train_count": Column(
+                "u64", "train values the edges come from; infinite ones only where quantiles_include_infinite says so"
+            ),
             "edges": Column("list[f64]", "num_bins - 1 edges, never decreasing, ties repeated"),
         },
     ),
@@ -106,7 +108,10 @@ TABLES: dict[str, Table] = {
         {
             "subject_id": _SUBJECT,
             "token_ids": Column("list[u32]", "tokens in order: static, events by time, discharge"),
-            "times": Column("list[datetime]", "UTC without zone, same length, never going backwards"),
+            "times": Column(
+                "list[datetime]",
+                "UTC without zone, same length, never going backwards (but at the ends with edge_time_sources)",
+            ),
         },
     ),
     "outcomes": Table(
