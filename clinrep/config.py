@@ -179,7 +179,10 @@ def _put_files_first(argv: Sequence[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         if word == "--config":
-            files += [word, *[value for value in [next(words, None)] if value is not None]]
+            value = next(words, None)
+            if value is None:
+                raise InputError("--config stands last, without a file; write --config FILE")
+            files += [word, value]
         elif word.startswith("--config="):
             files.append(word)
         else:

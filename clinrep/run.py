@@ -70,7 +70,10 @@ class Run:
 
 def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a stage's `main` as a program: one message and exit code 2 for what a user can mend."""
-    signal.signal(signal.SIGTERM, _end)  # training stages put their own handler in its place while they train
+    # Training stages put their own handler in its place while they train. One of several ranks keeps the
+    # system's: it may wait for the others outside of Python, where no handler of ours is ever called.
+    if distributed.get_world_size() == 1:
+        signal.signal(signal.SIGTERM, _end)
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -42,8 +42,15 @@ def describe_categories(
             else:
                 counts = words[word].value_counts(name="num_events").rename({word: "category"})
                 frames.append(_fill(counts.with_columns(source=pl.lit(name))))
-    table = pl.concat(frames).filter(pl.col("num_events") > 0)
-    return table.sort("source", "category", "unit", "value", nulls_last=False)
+    # Tokens without a prefix may be of two columns (race and ethnicity unknown): they are one category.
+    keys = ["source", "category", "unit", "value"]
+    sums = [pl.col("num_events").sum(), pl.col("num_missing").sum()]
+    table = (
+        pl.concat(frames)
+        .group_by(keys, maintain_order=True)
+        .agg(*sums, pl.col("bin_counts").first(), pl.col("median").first())
+    )
+    return table.filter(pl.col("num_events") > 0).sort(keys, nulls_last=False)
 
 
 def _describe_codes(values: Values, config: TokenizeConfig) -> pl.DataFrame:

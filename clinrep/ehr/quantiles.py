@@ -106,8 +106,16 @@ def _select_from_large(chunks: Chunks, group: int, count: int, probabilities: np
     """
     below, above, fraction = _find_ranks(np.array(count), probabilities)
     ranks = np.unique(np.concatenate([below, above]))
-    step = max(1, count // SAMPLE_SIZE)
-    pivots = np.unique(np.concatenate([value[group_of == group][::step] for group_of, value in chunks()]))
+    share, generator = min(1.0, SAMPLE_SIZE / count), np.random.default_rng(0)  # charting has rhythms: no fixed steps
+    pivots = np.unique(
+        np.concatenate(
+            [
+                mine[generator.random(len(mine)) < share]
+                for group_of, value in chunks()
+                for mine in [value[group_of == group]]
+            ]
+        )
+    )
     counts = np.zeros(2 * len(pivots) + 1, dtype=np.int64)
     for group_of, value in chunks():
         counts += np.bincount(_find_buckets(value[group_of == group], pivots), minlength=len(counts))
@@ -158,10 +166,13 @@ def _count_bins(ordered: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np
         middle = (low + high) // 2
         is_below = ordered[np.minimum(middle, len(ordered) - 1)] < edges
         low, high = np.where(is_below & (low < high), middle + 1, low), np.where(is_below, high, middle)
-    low = np.maximum.accumulate(low, axis=1)  # NaN, beside infinite values, is like the edge before it
     position = np.concatenate([np.zeros_like(count)[:, None], low - start, count[:, None]], axis=1)
     bins = np.diff(position, axis=1)
-    bins[np.isnan(edges).all(axis=1)] = 0
+    for i in np.flatnonzero(np.isnan(edges).any(axis=1)):  # beside infinite values: not sorted, so not to be searched
+        first = int(start[i, 0])
+        values = ordered[first : first + int(count[i])]
+        found = find_bins(values, np.zeros(len(values), dtype=np.int64), edges[i : i + 1])
+        bins[i] = 0 if np.isnan(edges[i]).all() else np.bincount(found, minlength=bins.shape[1])
     return bins
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import polars as pl
+import yaml
 
+from clinrep.ehr.configs.sources import UnitRule
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.events import EventLog
 from clinrep.ehr.site_report import compare_sites, summarize, write_site_report
 from clinrep.ehr.sources import BEYOND_SCHEMA
 from clinrep.ehr.tokenize import Source, Tokenized
+from clinrep.ehr.units import spell_category
 
 logger = logging.getLogger("clinrep")
 
@@ -27,7 +32,7 @@ def report_site(source: Source, cohort: pl.DataFrame, tokenized: Tokenized, dire
         num_site_stays=cohort.height,
         unknown_token=config.unknown_token,
         beyond=pl.DataFrame(tokenized.log.beyond, schema=BEYOND_SCHEMA),
-        names=_name_categories(tokenized.log, config),
+        names=_name_categories(tokenized.log, config).filter(~_is_touched(config)),
     )
     write_site_report(
         report,
@@ -36,6 +41,7 @@ def report_site(source: Source, cohort: pl.DataFrame, tokenized: Tokenized, dire
         site=config.clif_dir,
         num_train_stays=frozen.num_train_stays,
         num_site_stays=cohort.height,
+        kept_rules=[_write_rule(rule) for rule in config.unit_rules],
     )
     for line in summarize(report):
         logger.info("site report: %s", line)
@@ -47,3 +53,20 @@ def _name_categories(log: EventLog, config: TokenizeConfig) -> pl.DataFrame:
     names = [config.sources[number].name for number in codes["source"]]
     table = codes.select(source=pl.Series(names, dtype=pl.String), category="key", name="category")
     return table.unique().sort("source", "category", "name")
+
+
+def _is_touched(config: TokenizeConfig) -> pl.Expr:
+    """Return whether a unit rule already speaks of a category: what it is now called is no unit of the tables."""
+    is_touched = pl.lit(False)
+    for source in config.sources:
+        rules = [rule for rule in config.unit_rules if rule.source == source.name]
+        names = [spell_category(rule.category, source, config) for rule in rules]
+        is_named = pl.lit(True) if None in names else pl.col("name").is_in(names)
+        is_touched |= (pl.col("source") == source.name) & is_named & bool(rules)
+    return is_touched.fill_null(False)
+
+
+def _write_rule(rule: UnitRule) -> str:
+    stated = {name: value for name, value in dataclasses.asdict(rule).items() if value is not None}
+    text: str = yaml.safe_dump(stated, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text.strip()

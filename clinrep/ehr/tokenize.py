@@ -111,7 +111,7 @@ def tokenize(source: Source, cohort: pl.DataFrame, split_table: pl.DataFrame, lo
     values = summarize_values(log, cohort, is_chosen, config, source.frozen.quantiles if source.frozen else None)
     quantiles = source.frozen.quantiles if source.frozen else make_quantiles(values)
     _warn_of_missing_values(values, config)
-    slots = vocabulary.make_slots(values, config, source.frozen.vocabulary if source.frozen else None)
+    slots = vocabulary.make_slots(values, config, source.frozen.categories if source.frozen else None)
     static = vocabulary.name_edges(cohort, quantiles, config.static_tokens, config)
     discharge = vocabulary.name_edges(cohort, quantiles, config.discharge_tokens, config)
     static_chosen, discharge_chosen, chosen = (

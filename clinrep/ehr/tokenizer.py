@@ -71,8 +71,17 @@ def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
             f"--tokenizer_dir {directory} was itself written with a frozen tokenizer; give the directory that "
             f"learned it: {saved['tokenizer_dir']}"
         )
-    num_train_stays = read_table("splits", path).filter(pl.col("split") == "train").height
-    return Tokenizer(vocabulary, quantiles, categories, num_train_stays, is_frozen=True)
+    return Tokenizer(vocabulary, quantiles, categories, _count_train_stays(path, categories), is_frozen=True)
+
+
+def _count_train_stays(directory: Path, categories: pl.DataFrame) -> int:
+    """Return how many stays a tokenizer was learned on, also where its ids did not come along to another hospital."""
+    if (directory / "splits.parquet").is_file():
+        return read_table("splits", directory).filter(pl.col("split") == "train").height
+    static = categories.filter((pl.col("source") == "static") & (pl.col("bin_counts").list.len() > 0))
+    if static.is_empty():  # a column of numbers counts every stay once
+        raise InputError(f"{directory} holds no splits.parquet, which tells how many stays it was learned on; copy it")
+    return int(static["num_events"].max())  # type: ignore[arg-type]
 
 
 def _strip(setting: Any) -> Any:
@@ -88,9 +97,9 @@ def _strip(setting: Any) -> Any:
 def _check_digests(directory: Path) -> None:
     """Refuse tables that are no longer those the run wrote: a tokenizer is not to be edited."""
     written = read_done(directory, "00_tokenize")["outputs"]
-    for name in ("vocabulary", "quantiles", "categories", "splits"):
+    for name in ("vocabulary", "quantiles", "categories"):
         path = directory / f"{name}.parquet"
-        if not path.is_file() or written.get(path.name) != fingerprint_file(path):
+        if written.get(path.name) != fingerprint_file(path):
             raise InputError(f"{path} is not what 00_tokenize.py wrote there (see DONE); run it again, or restore it")
 
 

@@ -19,7 +19,8 @@ def normalize_unit(unit: pl.Expr) -> pl.Expr:
     return pl.when(spelled != "").then(spelled).alias(unit.meta.output_name())
 
 
-def _spell_category(category: str | None, source: EventSource, config: TokenizeConfig) -> str | None:
+def spell_category(category: str | None, source: EventSource, config: TokenizeConfig) -> str | None:
+    """Return a category of the settings spelled as the source's are; a blank one is an InputError."""
     if category is None:
         return None
     words = normalize_words([category], config.normalize, source.category_column)
@@ -45,7 +46,7 @@ def spell_unit_rules(source: EventSource, config: TokenizeConfig) -> dict[Key, U
             raise InputError(
                 f"unit_rules: source {source.name!r} has no unit_column, so unit {rule.unit!r} cannot occur"
             )
-        key = (_spell_category(rule.category, source, config), _spell_unit(rule.unit))
+        key = (spell_category(rule.category, source, config), _spell_unit(rule.unit))
         if key in rules:
             raise InputError(f"unit_rules: two rules of source {source.name!r} for {key}; keep one")
         rules[key] = rule
@@ -56,7 +57,7 @@ def spell_ranges(source: EventSource, config: TokenizeConfig) -> dict[Key, Value
     """Return the ranges by normalised category and unit; two for the same are an InputError."""
     ranges: dict[Key, ValueRange] = {}
     for one in source.ranges:
-        category, unit = _spell_category(one.category, source, config), _spell_unit(one.unit)
+        category, unit = spell_category(one.category, source, config), _spell_unit(one.unit)
         if (category, unit) in ranges:
             raise InputError(f"source {source.name}: two ranges for {category!r} in unit {unit!r}; keep one")
         ranges[category, unit] = one

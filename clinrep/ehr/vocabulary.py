@@ -40,9 +40,9 @@ class Slots:
 def make_slots(values: Values, config: TokenizeConfig, frozen: pl.DataFrame | None = None) -> Slots:
     """Return the words of every code and bin, and whether the stays the quantiles are of have them.
 
-    `frozen` is the vocabulary of a frozen tokenizer, which then says what train had.
+    `frozen` is the table `categories` of a frozen tokenizer, which then says what train had.
     """
-    known_to_frozen = set() if frozen is None else set(frozen["token"])
+    of_frozen = set() if frozen is None else set(frozen.select("category", "unit").iter_rows())
     num_bins, quantiles = config.num_bins, values.quantiles
     has_edges = ~np.isnan(quantiles.edges).all(axis=1)  # infinite values make some of them NaN
     # A bin between tied edges is never used; any other is known, also one that only val or test fill.
@@ -51,7 +51,7 @@ def make_slots(values: Values, config: TokenizeConfig, frozen: pl.DataFrame | No
     words = [*get_bin_words(num_bins), config.missing_value_token, config.unknown_token]
     rows: list[tuple[int, int, int | None, str, str | None, bool, int]] = []
     base = np.empty(values.codes.height, dtype=np.int64)
-    for code, source, category, key, _, word in values.codes.iter_rows():
+    for code, source, category, key, unit, word in values.codes.iter_rows():
         base[code] = len(rows)
         group, chosen = values.group_of_code[code], int(values.num_chosen[code])
         if group < 0:
@@ -62,8 +62,7 @@ def make_slots(values: Values, config: TokenizeConfig, frozen: pl.DataFrame | No
         is_seen = [*is_reachable[group].tolist(), missing > 0, False]
         num_numbers = int(values.num_events[code] - values.num_missing[code])
         counts = [0] * num_bins + [int(values.num_missing[code]), 0 if has_edges[group] else num_numbers]
-        last = [word for word in name_tokens(config, source, category, key, words[num_bins - 1]) if word is not None]
-        is_of_train = chosen > 0 if frozen is None else known_to_frozen.issuperset(last)
+        is_of_train = chosen > 0 if frozen is None else (key, unit) in of_frozen
         if config.bin_without_edges == "last" and is_of_train and not has_edges[group]:
             words_here, counts[-1], is_seen[-1] = [*words[:-1], words[num_bins - 1]], 0, True
         else:

@@ -140,7 +140,7 @@ def test_a_missing_category_a_rare_one_and_one_in_another_unit():
         ("LAB_z", "mg"): ("new unit", "unknown"),
     }
     assert "250 were expected" in rows["LAB_x", None]["note"]
-    assert "rename the unit" in rows["LAB_z", "mg"]["note"]  # medians agree: only the name is another
+    assert "rename it by a unit rule" in rows["LAB_z", "mg"]["note"]  # medians agree: only the name is another
     assert (rows["LAB_z", "mg"]["compared_unit"], rows["LAB_z", "mg"]["median_ratio"]) == ("mg/dl", 1.1)
     totals = count_totals(report)
     assert (totals.num_missing, totals.num_missing_rare, totals.num_categories) == (2, 1, 3)

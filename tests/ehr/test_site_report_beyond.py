@@ -107,16 +107,17 @@ def test_values_kept_as_they_are_are_compared_as_ever():
 
 
 def test_a_part_in_another_unit_is_told_and_no_rule_suggested():
+    """A rule would convert the values that are right, too."""
     names = make_names(("vitals", TEMP, "temp_c"))
     rules = []
-    for num_events in (300, 310):
-        beyond = make_beyond(TEMP, 300, 98.2, RANGE, source="vitals")
+    for num_beyond, num_events in ((980, 20), (970, 30), (300, 300), (300, 310)):
+        beyond = make_beyond(TEMP, num_beyond, 98.2, RANGE, source="vitals")
         report = compare(
             [TRAIN], make_site(num_events), known=(TEMP,), keys=((TEMP, None),), beyond=beyond, names=names
         )
         rules.append(report["unit_rule"].item())
-    assert rules[0] is not None  # half of the values: the range is of another unit
-    assert rules[1] is None
+    assert rules[0] is not None  # 98 %
+    assert rules[1:] == [None, None, None]
     assert report["suspected_conversion"].item() is None
     assert "fits Fahrenheit for Celsius. These events are dropped. A unit rule would convert the others, too." in (
         report["note"].item()

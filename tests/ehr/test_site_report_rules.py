@@ -30,8 +30,7 @@ EXPECTED = {
     ("labs", "creatinine", "mg/dl", "mg/dl", 1 / 88.42, 0.0),
     ("labs", "magnesium", "mg/dl.", "mg/dl", 1.0, 0.0),
     ("vitals", "temp_c", None, None, 5 / 9, -160 / 9),
-    ("medications", "norepinephrine", "mcg/kg/min", "mcg/kg/min", 1 / 80, 0.0),
-}
+}  # norepinephrine, suspected to be per kg in train, has no factor that is right for every patient
 
 
 def read_rules(directory: Path) -> list[dict[str, Any]]:
@@ -69,7 +68,7 @@ def test_the_file_holds_a_rule_for_every_suspicion_and_every_other_name(tmp_path
     page = (tmp_path / "site_report.html").read_text(encoding="utf-8")
     assert page.index("Suggested unit rules</h2>") < page.index("By source</h2>")
     assert "{source: labs, category: glucose_serum, unit: mmol/l, new_unit: mg/dl, factor: 18.016}" in page
-    assert "5 unit_rules are suggested in site_unit_rules.yaml" in summarize(report)
+    assert "4 unit_rules are suggested in site_unit_rules.yaml" in summarize(report)
     assert [point.verdict for point in list_attention(report) if point.has_rules] == ["unit mismatch", "unknown"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("site_report.csv", "site_report.html", "site_unit_rules.yaml")
@@ -153,3 +152,23 @@ def test_a_category_with_two_names_stays_one_row():
     names = make_names(("labs", "LAB_x", "first"), ("labs", "LAB_x", "second"))
     row = make_row("LAB_x", bins=EVEN, median=1.0)
     assert compare([row], [row], names=names).height == 1
+
+
+def test_rules_of_the_run_are_kept_in_the_file(tmp_path: Path):
+    """A later settings file replaces the list of an earlier one, so what was already mended must stay in it."""
+    report = compare_sites(**make_plausible_sites().get_arguments(), names=NAMES)
+    kept = "{source: labs, category: sodium, unit: mmol/l, new_unit: meq/l}"
+    stays = {"num_train_stays": 7000, "num_site_stays": 3000}
+    write_site_report(report, tmp_path, tokenizer="a", site="b", kept_rules=[kept], **stays)
+    rules = read_rules(tmp_path)
+    assert len(rules) == 1 + len(EXPECTED)
+    assert rules[0] == yaml.safe_load(kept)
+
+
+def test_magnesium_in_meq_is_no_other_name_of_mg():
+    train = make_row("LAB_magnesium", unit="mg/dl", bins=EVEN, median=2.0)
+    site = make_row("LAB_magnesium", unit="meq/l", num_events=1000, median=1.65)
+    names = make_names(("labs", "LAB_magnesium", "magnesium"))
+    report = compare([train], [site], known=("LAB_magnesium",), keys=(("LAB_magnesium", "mg/dl"),), names=names)
+    rule = yaml.safe_load(report.filter(pl.col("unit") == "meq/l")["unit_rule"].item())
+    assert rule["factor"] == pytest.approx(1.2153)

@@ -17,13 +17,16 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def compare_counts(counts: Counts, **more: Any) -> Any:
-    """Compare 100 stays with 50; `counts` are the events of 'source category' in train and at the site."""
+    """Compare 10,000 stays with 5,000; `counts` are events of 'source category' in train and at the site, in 100s."""
     rows = [
-        [make_row(name.split()[1], source=name.split()[0], num_events=both[side]) for name, both in counts.items()]
+        [
+            make_row(name.split()[1], source=name.split()[0], num_events=100 * both[side])
+            for name, both in counts.items()
+        ]
         for side in (0, 1)
     ]
     known = tuple(name.split()[1] for name in counts)
-    return compare(*rows, known=known, keys=(), num_site_stays=50, **more)
+    return compare(*rows, known=known, keys=(), **{"num_train_stays": 10_000, "num_site_stays": 5_000} | more)
 
 
 def name_shifts(counts: Counts) -> dict[str, float]:
@@ -73,7 +76,6 @@ def test_the_same_frequency_is_nothing(tmp_path: Path):
         ({"a A": (5_100, 1_700), "a B": (4_900, 5_500), "b C": (90_000, 45_000)}, {}),  # a as a whole is more frequent
         ({"a A": (10_000, 2_000), "b B": (8_000, 4_000)}, {"all sources": 0.67, "a": 0.4}),
         ({"a A": (1_000, 2_000), "b B": (1_000, 300)}, {"all sources": 2.3, "a": 4.0, "b": 0.6}),
-        ({"a A": (40, 12), "b B": (40_000, 20_000)}, {}),  # x 0.6, but of 40 and 12 events that is chance
         ({"a A": (10_000, 0), "b B": (40_000, 20_000)}, {}),  # absent, which is told as such
         ({"a A": (6_000, 0), "a B": (5_000, 2_500), "b C": (90_000, 45_000)}, {}),  # so is a missing category
         ({"static A": (10_000, 1_000), "b B": (40_000, 20_000)}, {}),
@@ -82,6 +84,13 @@ def test_the_same_frequency_is_nothing(tmp_path: Path):
 )
 def test_what_counts_as_a_shift(counts: Counts, expected: dict[str, float]):
     assert name_shifts(counts) == expected
+
+
+@pytest.mark.parametrize(("num_stays", "is_shift"), [(60, False), (600, True)])
+def test_a_difference_between_few_stays_is_chance(num_stays: int, is_shift: bool):
+    """Events come by the stay: x 0.6, of however many events, is within 3 x 1.6 x sqrt(2 / 60) = 0.88 of log 1."""
+    report = compare_counts({"a A": (10_000, 6_000)}, num_train_stays=num_stays, num_site_stays=num_stays)
+    assert bool(list_shifts(report)) == is_shift
 
 
 def test_the_units_of_a_category_count_together_and_dropped_values_not():

@@ -81,7 +81,7 @@ class TokenizeConfig(StageConfig):
     normalize: Spelling = "snake_case"
     """How categories are spelled: lower snake_case with the names of CLIF 3.0, lower case only, or as they are."""
     token_style: Literal["separate", "fused"] = "separate"
-    """An event with a value is two tokens (LAB_sodium, Q3), or one (LAB_sodium_Q3)."""
+    """An event with a value is two tokens (LAB_sodium, Q3), or one (LAB_sodium_Q3; of a category KEY=value)."""
     gap_minutes: list[float] = field(default_factory=list)
     """Least lengths, ascending, of the gaps that get a token: before an event that follows the one before it
     (or the static tokens) after 60 minutes or more, but less than the next length, stands GAP_60m with the
@@ -121,7 +121,7 @@ class TokenizeConfig(StageConfig):
         require(self.min_age_years >= 0, "min_age_years", self.min_age_years, "be 0 or more", "use 18")
         hours = self.min_length_of_stay_hours
         require(hours >= 0, "min_length_of_stay_hours", hours, "be 0 or more", "use 24, or 0 to keep all stays")
-        require(self.subjects_per_part >= 1, "subjects_per_part", self.subjects_per_part, "be 1 or more", "use 20000")
+        require(self.subjects_per_part >= 1, "subjects_per_part", self.subjects_per_part, "be 1 or more", "use 2000")
         # a stay may have no event in the window, and no model reads an empty sequence
         statics = [edge.token for edge in self.static_tokens]
         require(bool(statics), "static_tokens", statics, "hold at least one token", "start with {token: TL_START}")

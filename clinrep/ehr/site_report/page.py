@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ def write_site_report(
     site: str,
     num_train_stays: int,
     num_site_stays: int,
+    kept_rules: Sequence[str] = (),
 ) -> None:
     """Write site_report.csv and site_report.html of compare_sites' `report`; counts only, no stay's data.
 
     `tokenizer` and `site` name the two in the headings: folders, for example. The page loads nothing from
     elsewhere and needs no script. In the CSV the lists become train_share_q0, ..., site_share_q0, ...
-    Where unit rules are suggested they are also written as site_unit_rules.yaml, settings for stage 00.
+    Where unit rules are suggested they are also written as site_unit_rules.yaml, settings for stage 00, after
+    the `kept_rules` that the run had.
     """
-    rules = format_unit_rules(report)
+    rules = format_unit_rules(report, kept_rules)
     if rules:
         artifacts.write_text(directory / RULES_NAME, rules)
     else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 import yaml
 
-from clinrep.ehr.site_report.units import is_same_scale
+from clinrep.ehr.site_report.units import PER_KG, is_same_scale
 
 RULES_NAME = "site_unit_rules.yaml"
+WHOLE_BEYOND = 0.98  # share beyond the range from which all values are in the other unit
 HEADER = """\
 # suggested by medians alone: check with your laboratory before you use it
 # Then give this file to 00_tokenize.py as one more --config; unit_rules of an earlier file no longer count.
@@ -21,9 +23,13 @@ unit_rules:
 def suggest_unit_rule(row: dict[str, Any]) -> str | None:
     """Return one entry of `unit_rules` as YAML, such as `{source: labs, category: sodium, unit: mmol/l, ...}`.
 
-    There is one for every suspected conversion and for every unit that is new only by its name; none for
-    too few events, for a category without a name in the tables, nor from a unit to none, which is no rule.
+    There is one for every suspected conversion and for every unit that may be new only by its name; none for
+    too few events, for a category without a name in the tables, from a unit to none, which is no rule, where a
+    part of the values is beyond the range, because a rule would convert the others too, nor for doses per kg.
     """
+    is_part = row["num_beyond"] and row["share_beyond"] < WHOLE_BEYOND
+    if is_part or row["conversion_factor"] in (PER_KG, 1 / PER_KG):
+        return None
     unit, new_unit = row["unit"], row["compared_unit"]
     if not row["is_named"] or row["verdict"] == "too few" or (unit is not None and new_unit is None):
         return None
@@ -53,12 +59,18 @@ def _round(value: float) -> float:
     return short if math.isclose(short, value, rel_tol=1e-14) else value
 
 
-def format_unit_rules(report: pl.DataFrame) -> str:
-    """Return the settings file with every rule the report suggests; empty where there is none."""
+def format_unit_rules(report: pl.DataFrame, kept_rules: Sequence[str] = ()) -> str:
+    """Return the settings file with every rule the report suggests; empty where there is none.
+
+    `kept_rules` are those the site was tokenized with, as YAML: they come first, or they would be lost.
+    """
     rows = report.filter(pl.col("unit_rule").is_not_null())
     lines = []
-    for conversion, rule in rows.select("suspected_conversion", "unit_rule").iter_rows():
-        before, after = conversion.split(" -> ") if conversion else ("", "")
-        reason = f"{after} at the site, {before} in train" if conversion else "another name of the same unit"
-        lines.append(f"  # {reason}\n  - {rule}\n")
-    return HEADER + "".join(lines) if lines else ""
+    for row in rows.iter_rows(named=True):
+        before, after = (row["suspected_conversion"] or " -> ").split(" -> ")
+        names = f"{row['unit'] or 'no unit'} at the site, {row['compared_unit'] or 'no unit'} in train"
+        medians = f"medians {row['median_site']:g} and {row['median_train']:g}" if not after else ""
+        reason = f"{after} at the site, {before} in train" if after else f"perhaps another name: {names}, {medians}"
+        lines.append(f"  # {reason}\n  - {row['unit_rule']}\n")
+    kept = "".join(f"  # of this run\n  - {rule}\n" for rule in kept_rules)
+    return HEADER + kept + "".join(lines) if lines else ""

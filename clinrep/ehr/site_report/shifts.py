@@ -11,7 +11,8 @@ import polars as pl
 from clinrep.ehr.site_report.verdicts import EDGE_SOURCES, format_number
 
 LOW, HIGH = 0.7, 1.4  # events per stay, site / train
-CHANCE_ERRORS = 3.0  # within three standard errors of the counts a shift is chance
+CHANCE_ERRORS = 3.0  # within three standard errors a shift is chance
+SPREAD = 1.6  # standard deviation / mean of the events of a stay, as of the tokens in the sample's timelines
 EVERYTHING = "all sources"
 
 _SUMS = ["events_per_stay_train", "events_per_stay_site", "num_events_train", "num_events_site"]
@@ -69,10 +70,11 @@ def _get_ratio(row: dict[str, Any]) -> float:
 
 
 def _is_certain(row: dict[str, Any]) -> bool:
-    """Return whether events per stay differ by more than chance, taking events as independent (Poisson)."""
+    """Return whether events per stay differ by more than chance, of the stays and not of their events."""
     if any(not row[name] for name in _SUMS):
         return False
-    error = math.sqrt(1 / row["num_events_train"] + 1 / row["num_events_site"])
+    num_stays = [row[f"num_events_{side}"] / row[f"events_per_stay_{side}"] for side in ("train", "site")]
+    error = SPREAD * math.sqrt(sum(1 / number for number in num_stays))
     return abs(math.log(_get_ratio(row))) > CHANCE_ERRORS * error
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 MIN_VALUES = 20  # finite values on each side before medians are compared
 NEARNESS = 0.2  # the converted median must be five times nearer (in logarithms) than the unconverted one ...
 MAX_DISTANCE = 0.3  # ... and within a factor of exp(0.3) = 1.35, which leaves room for another case mix
-SAME_SCALE = 0.2  # medians within exp(0.2) = 1.22 of each other: no conversion
+SAME_SCALE = 0.1  # medians within exp(0.1) = 1.11 of each other: perhaps only another name
+PER_KG = 80.0  # kg of a patient; no rule for everybody follows from it
 
 _MEDICATION = re.compile(r"\b(meds?|medications?|infusions?)\b")
 
@@ -43,6 +44,8 @@ CONVERSIONS = (
     Conversion("bilirubin", 17.10, "umol/L", "mg/dL", r"\bbilirubin\b", False),
     Conversion("calcium", 4.008, "mg/dL", "mmol/L", r"\bcalcium\b", False),
     Conversion("magnesium", 2.431, "mg/dL", "mmol/L", r"\bmagnesium\b", False),
+    Conversion("magnesium", 1.2153, "mg/dL", "mEq/L", r"\bmagnesium\b", False),
+    Conversion("calcium", 2.004, "mg/dL", "mEq/L", r"\bcalcium\b", False),
     Conversion("phosphate", 3.097, "mg/dL", "mmol/L", r"\bphosph(ate|orus)\b", False),
     Conversion("urea", 2.801, "mg/dL of urea nitrogen", "mmol/L", _UREA, False),
     Conversion("urea", 2.144, "mg/dL of urea", "mg/dL of urea nitrogen", _UREA, False),
@@ -64,7 +67,7 @@ CONVERSIONS = (
     Conversion("rates", 60.0, "per hour", "per minute", r"\b(h|hr|hour|min|minute|flow|rate)\b", False),
     Conversion("medications", 60.0, "per hour", "per minute", None, True),
     Conversion("medications", 1000 / 60, "mcg/min", "mg/hr", None, True),
-    Conversion("medications", 80.0, "dose of a patient of about 80 kg", "dose per kg", None, True),
+    Conversion("medications", PER_KG, "dose of a patient of about 80 kg", "dose per kg", None, True),
 )
 
 
