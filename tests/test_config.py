@@ -132,6 +132,12 @@ def test_modality_is_scanned_by_the_same_precedence(tmp_path):
     assert scan_setting(["--modality", "text", "--config", first], "modality", "ehr") == "text"
 
 
+def test_config_without_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "a.yaml", seed=1, output_dir="of the file")
+    with pytest.raises(InputError, match="--config stands last, without a file"):
+        parse(str(path), "--config")
+
+
 def test_flags_win_over_files_wherever_they_stand(tmp_path):
     path = write(tmp_path / "a.yaml", seed=1, output_dir="of the file")
     for argv in (["--seed", "5", "--config", str(path)], ["--seed=5", f"--config={path}"]):

@@ -15,7 +15,7 @@ from clinrep.config import InputError, config_to_yaml
 from clinrep.ehr.categories import SCHEMA
 from clinrep.ehr.configs.sources import EdgeToken, UnitRule
 from clinrep.ehr.configs.tokenize import TokenizeConfig
-from clinrep.ehr.tokenizer import TOKEN_SETTINGS
+from clinrep.ehr.tokenizer import TOKEN_SETTINGS, load_tokenizer
 from tests.ehr.tiny_clif import (
     ADT,
     LABS,
@@ -332,3 +332,20 @@ def test_unit_rules_of_the_other_site_are_warned_of(tmp_path: Path, caplog):
     directory = finish(tmp_path / "tokenizer", config, tokenize_in_memory(config))
     tokenize_tiny(tmp_path / "b", {**settings, "tokenizer_dir": str(directory)}, labs=labs)
     assert "unit_rules are those of" in caplog.text
+
+
+def test_tokenizer_without_ids_can_go_to_another_hospital(tmp_path: Path):
+    """Without splits.parquet a column of numbers of the static tokens tells how many stays it was learned on."""
+    age = EdgeToken(token="AGE_{bin}", table="hospitalization", column="age_at_admission")
+    config = make_config(write_tiny_clif(tmp_path / "home", hospitalization=make_stays(3)), static_tokens=[age])
+    directory = finish(tmp_path / "tokenizer", config, tokenize_in_memory(config))
+    assert load_tokenizer(str(directory), config).num_train_stays == 3
+    (directory / "splits.parquet").unlink()
+    assert load_tokenizer(str(directory), config).num_train_stays == 3
+
+
+def test_bare_word_of_two_static_columns_is_one_category(tmp_path: Path):
+    edges = [EdgeToken(token="{category}", table="patient", column=f"{name}_category") for name in ("race", "sex")]
+    patients = [{"race_category": "Unknown", "sex_category": "Unknown"}]
+    result = tokenize_tiny(tmp_path / "a", {"static_tokens": edges}, patient=patients)
+    assert [row[:5] for row in result.categories if row[0] == "static"] == [("static", "unknown", None, None, 2)]
