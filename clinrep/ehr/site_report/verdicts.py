@@ -185,7 +185,8 @@ def _tell_unit(row: Row) -> str | None:
         if is_renamed(row) and row["compared_unit"] is None:
             return f"{medians}, so it is probably what train records without a unit."
         if is_renamed(row):
-            return f"{medians}, so it is perhaps train's {row['compared_unit']} under another name: find out, and rename it by a unit rule."
+            name = f"perhaps train's {row['compared_unit']} under another name"
+            return f"{medians}, so it is {name}: find out, and rename it by a unit rule."
         return f"{medians} ({row['compared_unit'] or 'no unit'}); no known conversion explains them."
     ratio = row["median_ratio"]
     if row["drift"] == "strong drift" and ratio and not 1 / UNEXPLAINED_RATIO < ratio < UNEXPLAINED_RATIO:
