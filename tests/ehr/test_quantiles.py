@@ -261,3 +261,12 @@ def test_the_sign_of_zero_does_not_follow_the_rows(tmp_path: Path):
     for i, order in enumerate((values, values[::-1])):
         edges = tokenize_tiny(tmp_path / str(i), labs=labs({"H1": order})).quantiles["LAB_sodium", "mmol/l"][1]
         assert [math.copysign(1, edge) for edge in edges] == [1.0] * 9
+
+
+def test_bin_counts_beside_infinite_values_do_not_follow_the_budget():
+    values = [-math.inf] * 20 + list(range(60)) + [math.inf] * 20
+    sorted_together, by_itself = (learn([values], memory=memory) for memory in (PLENTY, 1))
+    assert np.isnan(sorted_together.edges).any()
+    np.testing.assert_array_equal(sorted_together.edges, by_itself.edges)
+    np.testing.assert_array_equal(sorted_together.bin_count, by_itself.bin_count)
+    np.testing.assert_array_equal(by_itself.bin_count[0].sum(), 100)

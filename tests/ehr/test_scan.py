@@ -152,3 +152,10 @@ def test_text_of_any_encoding(tmp_path: Path, encoding: str):
     pq.write_table(table, tmp_path / "t.parquet", use_dictionary=False, column_encoding={"x": encoding})
     scan, batches = read(tmp_path / "t.parquet", x="category")
     assert decode(scan, batches, "x") == words
+
+
+def test_wide_decimals_are_read(tmp_path: Path):
+    values = pa.array([Decimal("98.5"), None]).cast(pa.decimal256(50, 3))
+    pq.write_table(pa.table({"x": values}), tmp_path / "t.parquet")
+    (batch,) = read(tmp_path / "t.parquet", x="number")[1]
+    assert batch.numbers["x"][0] == pytest.approx(98.5)

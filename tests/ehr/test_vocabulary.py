@@ -349,3 +349,13 @@ def test_bare_word_of_two_static_columns_is_one_category(tmp_path: Path):
     patients = [{"race_category": "Unknown", "sex_category": "Unknown"}]
     result = tokenize_tiny(tmp_path / "a", {"static_tokens": edges}, patient=patients)
     assert [row[:5] for row in result.categories if row[0] == "static"] == [("static", "unknown", None, None, 2)]
+
+
+def test_unit_without_edges_has_no_last_bin_of_another_unit(tmp_path: Path):
+    settings = {"num_bins": 2, "bin_without_edges": "last"}
+    config = make_config(write_tiny_clif(tmp_path / "home", labs=[{"reference_unit": "g"}]), **settings)
+    frozen = finish(tmp_path / "tokenizer", config, tokenize_in_memory(config))
+    result = tokenize_tiny(
+        tmp_path / "site", {**settings, "tokenizer_dir": str(frozen)}, labs=[{"reference_unit": "mg"}]
+    )
+    assert result.events() == ["LAB_sodium", "UNK"]
