@@ -5,21 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from clinrep.artifacts.schema import TABLES, TYPES
 from clinrep.ehr.configs.sources import EdgeToken
 from clinrep.ehr.configs.tokenize import TokenizeConfig
-from clinrep.ehr.values import Values
+from clinrep.ehr.values import Values, find_column_group
 from clinrep.ehr.vocabulary import name_tokens
 
-SCHEMA = {
-    "source": pl.String(),
-    "category": pl.String(),
-    "unit": pl.String(),
-    "value": pl.String(),
-    "num_events": pl.UInt64(),
-    "num_missing": pl.UInt64(),
-    "bin_counts": pl.List(pl.UInt64),
-    "median": pl.Float64(),
-}
+SCHEMA = {name: TYPES[column.type] for name, column in TABLES["categories"].columns.items()}
 
 
 def describe_categories(
@@ -83,8 +75,7 @@ def _describe_codes(values: Values, config: TokenizeConfig) -> pl.DataFrame:
 
 def _describe_column(values: Values, source: str, edge: EdgeToken, cohort: pl.DataFrame) -> pl.DataFrame:
     """Return the row of a column of numbers that edge tokens bin."""
-    is_group = (pl.col("category") == edge.column) & pl.col("unit").is_null()
-    group = int(values.groups.select(is_group.arg_max()).item())
+    group = find_column_group(values.groups, str(edge.column))
     row = {
         "source": source,
         "category": edge.column,

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from clinrep.config import InputError, lookup
-from clinrep.ehr.editions import RENAMES
+from clinrep.ehr.renames import RENAMES
 
 logger = logging.getLogger("clinrep")
 
@@ -221,7 +221,7 @@ def normalize_text(values: pl.Series, rule: str, column: str | None = None) -> p
     """Return categories spelled by a rule of `TokenizeConfig.normalize`.
 
     snake_case gives every edition of CLIF the words of 3.0: lower snake_case, then what 3.0 renamed in
-    this column (`editions.RENAMES`; None: no renames). Blank text becomes null. Signs count where text
+    this column (`renames.RENAMES`; None: no renames). Blank text becomes null. Signs count where text
     has no letter, so none gets lost and none becomes null: `+` plus, `++` plus_plus, `-2` minus_2.
     The other rules change nothing but case; empty text stays empty text.
     """

@@ -29,12 +29,10 @@ class Codes:
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.sources)
-            for values, value in zip(
-                (self.sources, self.categories, self.units, self.words),
-                key,
-                strict=True,
-            ):
-                values.append(value)  # type: ignore[attr-defined]
+            self.sources.append(source)
+            self.categories.append(category)
+            self.units.append(unit)
+            self.words.append(word)
         return number
 
     def to_frame(self, config: TokenizeConfig) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""What CLIF 2.0, 2.1 and 3.0 spell differently: the renames between them, and which one a folder is."""
+"""Which edition of CLIF a folder is: 2.0, 2.1 or 3.0."""
 
 from __future__ import annotations
 
@@ -6,42 +6,13 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import polars as pl
 
-if TYPE_CHECKING:
-    from clinrep.ehr.clif import ClifTables
+from clinrep.ehr.clif import ClifTables, normalize_text
+from clinrep.ehr.renames import RENAMES
 
 logger = logging.getLogger("clinrep")
-
-# Column -> {a 2.x value in lower snake_case: the same value in 3.0}: what spelling alone does not bridge
-# (spec/clif_data.md A6). Left alone, because 3.0 has no exact equivalent: med_category albumin (albumin_5
-# or albumin_25, by concentration) and oxytocin (removed); mode_category "Blow by" (a device in 3.0);
-# lab_specimen_category csf and other (removed).
-RENAMES: dict[str, dict[str, str]] = {
-    "discharge_category": {
-        "skilled_nursing_facility_snf": "snf",
-        "acute_inpatient_rehab_facility": "acute_ip_rehab",
-        "long_term_care_hospital_ltach": "ltach",
-        "acute_care_hospital": "acute_care_hosp",
-        "against_medical_advice_ama": "ama",
-        "psychiatric_hospital": "mental_health_hosp",
-    },
-    "lab_category": {"glucose_fingerstick": "glucose", "glucose_serum": "glucose"},
-    "lab_specimen_category": {"blood_or_plasma_or_serum": "plasma_blood"},
-    "device_category": {"high_flow_nc": "hfnc"},
-    "mode_category": {
-        "assist_control_volume_control": "acvc",
-        "pressure_regulated_volume_control": "prvc",
-        "pressure_support_or_cpap": "ps_or_cpap",
-    },
-    "language_category": {"unknown_or_na": "unknown"},
-    "organism_category": {
-        "clostridium_difficile": "clostridioides_difficile",
-        "staphyloccocus_coagneg": "staphylococcus_coagneg",
-    },
-}
 
 # Columns that an edition added. CLIF's own 2.0 tables lack adt.location_type and early exports lack
 # hospital_type, so only both together say 2.1; both are found alone in 2.0 folders.
@@ -180,10 +151,10 @@ def _read_words(tables: ClifTables, table: str, column: str) -> list[str]:
     """Return the distinct words among the first rows, those that CLIF 3.0 renamed or introduced first."""
     values = tables.scan(table, {column: "category"}).head(_NUM_ROWS).unique()
     with tables.explain_errors(table):
-        found = values.collect(engine="streaming")[column].drop_nulls().str.strip_chars().to_list()
-    renames = RENAMES.get(column, {})
-    known = {*renames, *renames.values()}
-    return sorted({word for word in found if word}, key=lambda word: (_to_snake_case(word) not in known, word))
+        found = values.collect(engine="streaming")[column].drop_nulls().str.strip_chars()
+    words = found.filter(found != "").unique()
+    is_renamed = normalize_text(words, "snake_case", column).is_in(list(RENAMES.get(column, {}).values()))
+    return [word for _, word in sorted(zip((~is_renamed).to_list(), words, strict=True))]
 
 
 def _tell_apart(column: str, words: list[str]) -> tuple[list[str], list[str]]:
@@ -195,8 +166,3 @@ def _tell_apart(column: str, words: list[str]) -> tuple[list[str], list[str]]:
     mine = _WORDS_OF_3_0.get(column)
     new = [word for word in words if word not in old and (mine is None or word in mine)]
     return old, new
-
-
-def _to_snake_case(word: str) -> str:
-    joined = word.lower().replace("&", "_and_").replace("/", "_or_")
-    return re.sub(r"[\W_]+", "_", joined).strip("_")

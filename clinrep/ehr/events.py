@@ -131,10 +131,7 @@ class _Reader:
     ) -> None:
         self.tables, self.config, self.ledger, self.log = tables, config, ledger, log
         self.cohort = cohort
-        self.stay_of = {
-            "hospitalization_id": dict(zip(cohort["subject_id"], range(cohort.height), strict=True)),
-            "patient_id": {},
-        }
+        self.stay_of_id = dict(zip(cohort["subject_id"], range(cohort.height), strict=True))
         edges = config.edge_time_sources
         self.moves_edges = [edges is None or source.name in edges for source in config.sources]
 
@@ -147,7 +144,7 @@ class _Reader:
         scan = TableScan(self.tables.paths[table], columns)
         self.tables.warn_of_naive(table, [column for column, kinds in columns.items() if "time" in kinds])
         finder = PatientStays(self.cohort) if id_column == "patient_id" else None
-        ids = finder.numbers if finder is not None else self.stay_of[id_column]
+        ids = finder.numbers if finder is not None else self.stay_of_id
         stay_of_code = np.full(1, -1, dtype=np.int64)
         combinations, counts = Combinations(), np.empty(0, dtype=np.int64)
         num_read = num_known = 0
@@ -190,12 +187,12 @@ class _Reader:
         value = batch.numbers[source.value_column][rows] if has_value else np.full(len(code), np.nan)  # type: ignore[index]
         if has_value:
             value = plan.convert_values(value, numbers[rows])
-        events = Events(stay.astype(np.uint32), time, code, value)
         if finder is not None:
-            found = np.where(time == UNTIMED, -1, finder.find(stay, time))  # no time, no stay
-            plan.num_outside += int(((found < 0) & (time != UNTIMED)).sum())
-            events = Events(found, time, code, value).take(found >= 0)
-            events = Events(events.stay.astype(np.uint32), events.time, events.code, events.value)
+            stay = np.where(time == UNTIMED, -1, finder.find(stay, time))  # no time, no stay
+            plan.num_outside += int(((stay < 0) & (time != UNTIMED)).sum())
+            is_inside = stay >= 0
+            stay, time, code, value = stay[is_inside], time[is_inside], code[is_inside], value[is_inside]
+        events = Events(stay.astype(np.uint32), time, code, value)
         if source.ranges:
             events = apply_ranges(events, plan, self.log.codes)
         self._note_times(events, plan)
@@ -240,11 +237,17 @@ def _count_batches(path: Path) -> int:
     return -(-pq.read_metadata(path).num_rows // BATCH_ROWS)
 
 
+def _list_combined(columns: Columns, id_column: str) -> tuple[list[str], list[str]]:
+    """Return the columns whose texts, and those whose null flags, make a row's combination, in its order."""
+    texts = [name for name, kinds in columns.items() if kinds & {"id", "category"} and name != id_column]
+    return texts, [name for name, kinds in columns.items() if kinds - {"id", "category"}]
+
+
 def _number_rows(batch: Batch, columns: Columns, id_column: str, combinations: Combinations) -> np.ndarray:
     """Return the combination each row has of all texts and null flags but the id."""
-    texts = [batch.text[name] for name in columns if name in batch.text and name != id_column]
-    flags = [batch.is_null[name].view(np.int8) for name in columns if name in batch.is_null]
-    return combinations.number([*texts, *flags] or [np.zeros(batch.num_rows, dtype=np.int8)])
+    texts, flags = _list_combined(columns, id_column)
+    parts = [*(batch.text[name] for name in texts), *(batch.is_null[name].view(np.int8) for name in flags)]
+    return combinations.number(parts or [np.zeros(batch.num_rows, dtype=np.int8)])
 
 
 def _extend_plans(
@@ -254,8 +257,7 @@ def _extend_plans(
     new = combinations.rows[len(plans[0].failed) :]
     if not new:
         return
-    texts = [name for name in columns if name in scan.values and name != id_column]
-    flags = [name for name in columns if columns[name] - {"id", "category"}]
+    texts, flags = _list_combined(columns, id_column)
     digits = list(zip(*new, strict=True))
     data: dict[str, pl.Series] = {}
     for name, column in zip(texts, digits[: len(texts)], strict=True):

@@ -64,7 +64,7 @@ def learn_quantiles(
         if count[first] > max_values:  # a group of its own, too large to be sorted
             found[first] = _select_from_large(chunks, first, int(count[first]), probabilities)
             used = found[first, :-1] if edges is None else edges[first]
-            bin_count[first] = _count_bins_of_large(chunks, first, used)
+            bin_count[first] = sum(_count_in(value, used) for value in _iterate_group(chunks, first))
             continue
         groups, ordered = _sort_some(chunks, first, last)
         found[groups] = interpolate(ordered, count[groups], probabilities)
@@ -107,26 +107,18 @@ def _select_from_large(chunks: Chunks, group: int, count: int, probabilities: np
     below, above, fraction = _find_ranks(np.array(count), probabilities)
     ranks = np.unique(np.concatenate([below, above]))
     share, generator = min(1.0, SAMPLE_SIZE / count), np.random.default_rng(0)  # charting has rhythms: no fixed steps
-    pivots = np.unique(
-        np.concatenate(
-            [
-                mine[generator.random(len(mine)) < share]
-                for group_of, value in chunks()
-                for mine in [value[group_of == group]]
-            ]
-        )
-    )
+    sample = [value[generator.random(len(value)) < share] for value in _iterate_group(chunks, group)]
+    pivots = np.unique(np.concatenate(sample))
     counts = np.zeros(2 * len(pivots) + 1, dtype=np.int64)
-    for group_of, value in chunks():
-        counts += np.bincount(_find_buckets(value[group_of == group], pivots), minlength=len(counts))
+    for value in _iterate_group(chunks, group):
+        counts += np.bincount(_find_buckets(value, pivots), minlength=len(counts))
     ends = np.cumsum(counts)
     buckets = np.searchsorted(ends, ranks, side="right")
     asked = np.unique(buckets[buckets % 2 == 0])
-    kept = []
-    for group_of, value in chunks() if len(asked) else ():
-        mine = value[group_of == group]
-        kept.append(mine[np.isin(_find_buckets(mine, pivots), asked)])
-    between = np.sort(np.concatenate(kept)) if kept else pivots
+    between = np.empty(0)
+    if len(asked):
+        kept = [value[np.isin(_find_buckets(value, pivots), asked)] for value in _iterate_group(chunks, group)]
+        between = np.sort(np.concatenate(kept))
     starts = dict(zip(asked.tolist(), (np.cumsum(counts[asked]) - counts[asked]).tolist(), strict=True))
     statistics = np.array(
         [
@@ -146,15 +138,17 @@ def _find_buckets(value: np.ndarray, pivots: np.ndarray) -> np.ndarray:
     return buckets
 
 
-def _count_bins_of_large(chunks: Chunks, group: int, edges: np.ndarray) -> np.ndarray:
-    counts = np.zeros(len(edges) + 1, dtype=np.int64)
-    if np.isnan(edges).all():
-        return counts
+def _iterate_group(chunks: Chunks, group: int) -> Iterator[np.ndarray]:
+    """Yield the values of one group, chunk by chunk."""
     for group_of, value in chunks():
-        mine = value[group_of == group]
-        bins = find_bins(mine, np.zeros(len(mine), dtype=np.int64), edges[None, :])
-        counts += np.bincount(bins, minlength=len(counts))
-    return counts
+        yield value[group_of == group]
+
+
+def _count_in(value: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return how many values are in each bin of one group's edges, i64 (E + 1,); none where it has no edges."""
+    if np.isnan(edges).all():
+        return np.zeros(len(edges) + 1, dtype=np.int64)
+    return np.bincount(find_bins(value, np.zeros(len(value), dtype=np.int64), edges[None]), minlength=len(edges) + 1)
 
 
 def _count_bins(ordered: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -169,10 +163,7 @@ def _count_bins(ordered: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np
     position = np.concatenate([np.zeros_like(count)[:, None], low - start, count[:, None]], axis=1)
     bins = np.diff(position, axis=1)
     for i in np.flatnonzero(np.isnan(edges).any(axis=1)):  # beside infinite values: not sorted, so not to be searched
-        first = int(start[i, 0])
-        values = ordered[first : first + int(count[i])]
-        found = find_bins(values, np.zeros(len(values), dtype=np.int64), edges[i : i + 1])
-        bins[i] = 0 if np.isnan(edges[i]).all() else np.bincount(found, minlength=bins.shape[1])
+        bins[i] = _count_in(ordered[start[i, 0] : start[i, 0] + count[i]], edges[i])
     return bins
 
 

@@ -115,9 +115,8 @@ def _read_numbers(array: pa.Array) -> np.ndarray:
     """Return f64; a column without any value may have whatever type the export gave it."""
     if array.null_count == len(array):
         return np.full(len(array), np.nan)
-    if pa.types.is_decimal(array.type) and not pa.types.is_decimal256(
-        array.type
-    ):  # polars has none so wide; pyarrow rounds these twice, polars once
+    # pyarrow rounds decimals twice, polars once; but polars has none of 256 bits.
+    if pa.types.is_decimal(array.type) and not pa.types.is_decimal256(array.type):
         return pl.Series(pl.from_arrow(array)).cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return _to_numpy(pc.fill_null(array.cast(pa.float64(), safe=False), np.nan))
 

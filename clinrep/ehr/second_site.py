@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from pathlib import Path
 
 import polars as pl
-import yaml
 
-from clinrep.ehr.configs.sources import UnitRule
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.events import EventLog
-from clinrep.ehr.site_report import compare_sites, summarize, write_site_report
+from clinrep.ehr.site_report import compare_sites, summarize, write_rule, write_site_report
 from clinrep.ehr.sources import BEYOND_SCHEMA
 from clinrep.ehr.tokenize import Source, Tokenized
 from clinrep.ehr.units import spell_category
@@ -41,7 +38,7 @@ def report_site(source: Source, cohort: pl.DataFrame, tokenized: Tokenized, dire
         site=config.clif_dir,
         num_train_stays=frozen.num_train_stays,
         num_site_stays=cohort.height,
-        kept_rules=[_write_rule(rule) for rule in config.unit_rules],
+        kept_rules=[write_rule(dataclasses.asdict(rule)) for rule in config.unit_rules],
     )
     for line in summarize(report):
         logger.info("site report: %s", line)
@@ -64,9 +61,3 @@ def _is_touched(config: TokenizeConfig) -> pl.Expr:
         is_named = pl.lit(True) if None in names else pl.col("name").is_in(names)
         is_touched |= (pl.col("source") == source.name) & is_named & bool(rules)
     return is_touched.fill_null(False)
-
-
-def _write_rule(rule: UnitRule) -> str:
-    stated = {name: value for name, value in dataclasses.asdict(rule).items() if value is not None}
-    text: str = yaml.safe_dump(stated, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
-    return text.strip()

@@ -57,7 +57,7 @@ def summarize_values(
         for i, mask in enumerate((None, is_missing, rows, rows & is_missing)):
             counts[i] += np.bincount(events.code if mask is None else events.code[mask], minlength=codes.height)
 
-    edge_groups = [(column, _find_group(groups, column, None)) for column in columns]
+    edge_groups = [(column, find_column_group(groups, column)) for column in columns]
 
     def iterate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for events in log.store.iterate():
@@ -90,7 +90,8 @@ def _find_groups(codes: pl.DataFrame, is_numeric: np.ndarray, columns: list[str]
     """Return the distinct (category, unit) of codes with numbers and of edge columns, and each code's."""
     keys = codes.select("code", "unit", category="key")
     numeric = keys.filter(pl.Series(is_numeric))
-    edge = pl.DataFrame({"category": columns, "unit": [None] * len(columns)}, schema=dict(CATEGORY))
+    schema = {"category": pl.String, "unit": pl.String}
+    edge = pl.DataFrame({"category": columns, "unit": [None] * len(columns)}, schema=schema)
     shared = numeric.filter(pl.col("unit").is_null())["category"].unique().to_list()
     if twice := sorted(set(shared) & set(columns)):
         raise InputError(
@@ -103,11 +104,9 @@ def _find_groups(codes: pl.DataFrame, is_numeric: np.ndarray, columns: list[str]
     return groups, np.where(is_numeric, group, -1)
 
 
-CATEGORY = (("category", pl.String), ("unit", pl.String))
-
-
-def _find_group(groups: pl.DataFrame, category: str, unit: str | None) -> int:
-    is_it = (pl.col("category") == category) & pl.col("unit").eq_missing(pl.lit(unit, dtype=pl.String))
+def find_column_group(groups: pl.DataFrame, column: str) -> int:
+    """Return the group of a column whose numbers edge tokens bin."""
+    is_it = (pl.col("category") == column) & pl.col("unit").is_null()
     return int(groups.select(is_it.arg_max()).item())
 
 

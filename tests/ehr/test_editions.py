@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from clinrep.ehr.clif import ClifTables, normalize_column, normalize_text, normalize_words
-from clinrep.ehr.editions import RENAMES, detect_edition
+from clinrep.ehr.editions import detect_edition
+from clinrep.ehr.renames import RENAMES
 from tests.ehr import editions
 from tests.ehr.editions import Folder, read_folder, write_folder
 from tests.ehr.tiny_clif import (

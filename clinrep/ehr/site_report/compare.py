@@ -5,18 +5,12 @@ from __future__ import annotations
 import polars as pl
 
 from clinrep.ehr.quantiles import get_bin_words
-from clinrep.ehr.site_report.drift import measure_drift
+from clinrep.ehr.site_report.drift import KEYS, measure_drift
 from clinrep.ehr.site_report.suspicions import add_compared_median, add_suspicions
 from clinrep.ehr.site_report.verdicts import add_verdicts
+from clinrep.ehr.sources import BEYOND_SCHEMA
 
-_KEYS = ["source", "category", "unit"]
 _DEFAULT_NUM_BINS = 10
-_BEYOND = {
-    **dict.fromkeys(_KEYS, pl.String),
-    "num_beyond": pl.UInt64,
-    **dict.fromkeys(["median_beyond", "low", "high"], pl.Float64),
-    "action": pl.String,
-}
 _NAMES = dict.fromkeys(["source", "category", "name"], pl.String)
 
 
@@ -66,12 +60,14 @@ def compare_sites(
     unit_rule: the entry of `unit_rules` that would mend this, as YAML; see rules.suggest_unit_rule.
     """
     num_bins = _find_num_bins(train, site)
-    beyond = pl.DataFrame(schema=_BEYOND) if beyond is None else beyond.select(*_BEYOND).cast(_BEYOND)  # type: ignore[arg-type]
+    if beyond is None:
+        beyond = pl.DataFrame(schema=BEYOND_SCHEMA)
+    beyond = beyond.select(*BEYOND_SCHEMA).cast(BEYOND_SCHEMA)  # type: ignore[arg-type]
     table = _add_presence(_join_sides(train, site, num_bins, beyond), num_train_stays, num_site_stays)
     unknown = _count_unknown(train, site, vocabulary, quantiles, unknown_token)
     drift = measure_drift(_list_cells(train, site, num_bins))
     for other in (unknown, drift):
-        table = table.join(other, on=_KEYS, how="left", nulls_equal=True)
+        table = table.join(other, on=KEYS, how="left", nulls_equal=True)
     table = add_suspicions(add_compared_median(_add_shares(table, num_bins)))
     names = pl.DataFrame(schema=_NAMES) if names is None else names.select(*_NAMES).cast(_NAMES)  # type: ignore[arg-type]
     names = names.unique(["source", "category"], keep="first", maintain_order=True).with_columns(is_named=True)
@@ -93,7 +89,7 @@ def _join_sides(train: pl.DataFrame, site: pl.DataFrame, num_bins: int, beyond: 
     num_charted_site: events before any was dropped by its range.
     """
     sides = [
-        frame.group_by(_KEYS).agg(
+        frame.group_by(KEYS).agg(
             pl.col("num_events", "num_missing").cast(pl.Int64).sum().name.suffix(f"_{side}"),
             pl.col("median").drop_nulls().first().alias(f"median_{side}"),
             pl.col("value").is_not_null().any().alias(f"is_word_{side}"),
@@ -103,7 +99,7 @@ def _join_sides(train: pl.DataFrame, site: pl.DataFrame, num_bins: int, beyond: 
     ]
     table = sides[0]
     for other in (sides[1], beyond.with_columns(pl.col("num_beyond").cast(pl.Int64))):
-        table = table.join(other, on=_KEYS, how="full", coalesce=True, nulls_equal=True)
+        table = table.join(other, on=KEYS, how="full", coalesce=True, nulls_equal=True)
     counts = [name for name, dtype in table.schema.items() if dtype == pl.Int64]
     table = table.with_columns(pl.col(counts).fill_null(0), pl.col("is_word_train", "is_word_site").fill_null(False))
     table = table.with_columns(
@@ -174,7 +170,7 @@ def _count_unknown(
     ).sort("num_unknown", "value", descending=[True, False])
     words = pl.col("value").filter((pl.col("num_unknown") > 0) & pl.col("value").is_not_null())
     num_unknown = pl.col("num_unknown").sum()
-    return rows.group_by(_KEYS, maintain_order=True).agg(
+    return rows.group_by(KEYS, maintain_order=True).agg(
         num_unknown=num_unknown,
         share_unknown=pl.when(num_events.sum() > 0).then(num_unknown / num_events.sum()),
         unknown_values=words.head(3).str.join(", "),
@@ -186,12 +182,12 @@ def _list_cells(train: pl.DataFrame, site: pl.DataFrame, num_bins: int) -> pl.Da
     words = get_bin_words(num_bins)
     sides = []
     for side, frame in (("train", train), ("site", site)):
-        bins = frame.group_by(_KEYS).agg(_get_bin(number).sum().alias(word) for number, word in enumerate(words))
-        bins = bins.unpivot(words, index=_KEYS, variable_name="cell", value_name=side)
+        bins = frame.group_by(KEYS).agg(_get_bin(number).sum().alias(word) for number, word in enumerate(words))
+        bins = bins.unpivot(words, index=KEYS, variable_name="cell", value_name=side)
         values = frame.filter(pl.col("value").is_not_null())
-        values = values.select(*_KEYS, cell="value", **{side: pl.col("num_events").cast(pl.Int64)})
-        sides.append(pl.concat([bins, values]).group_by(*_KEYS, "cell").agg(pl.col(side).sum()))
-    cells = sides[0].join(sides[1], on=[*_KEYS, "cell"], how="full", coalesce=True, nulls_equal=True)
+        values = values.select(*KEYS, cell="value", **{side: pl.col("num_events").cast(pl.Int64)})
+        sides.append(pl.concat([bins, values]).group_by(*KEYS, "cell").agg(pl.col(side).sum()))
+    cells = sides[0].join(sides[1], on=[*KEYS, "cell"], how="full", coalesce=True, nulls_equal=True)
     return cells.with_columns(pl.col("train", "site").fill_null(0))
 
 

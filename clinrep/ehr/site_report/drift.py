@@ -12,7 +12,7 @@ EMPTY_CELL_COUNT = 0.5
 CHANCE_LEVEL = 0.95
 DRIFTS = ("ok", "moderate drift", "strong drift", "too few")
 
-_KEYS = ["source", "category", "unit"]
+KEYS = ["source", "category", "unit"]
 
 
 def measure_drift(cells: pl.DataFrame) -> pl.DataFrame:
@@ -43,7 +43,7 @@ def measure_drift(cells: pl.DataFrame) -> pl.DataFrame:
 
 def _sum_cells(cells: pl.DataFrame) -> pl.DataFrame:
     """Return psi and the largest change, with num_cells, num_train and num_site."""
-    keys = [pl.col(key) for key in _KEYS]
+    keys = [pl.col(key) for key in KEYS]
     totals = [pl.col(side).sum().over(keys).alias(f"num_{side}") for side in ("train", "site")]
     shares = [
         (pl.max_horizontal(side, pl.lit(EMPTY_CELL_COUNT)) / pl.col(f"num_{side}")).alias(f"{side}_share")
@@ -55,10 +55,10 @@ def _sum_cells(cells: pl.DataFrame) -> pl.DataFrame:
         cells.filter((pl.col("train") > 0) | (pl.col("site") > 0))
         .with_columns(totals)
         .filter((pl.col("num_train") > 0) & (pl.col("num_site") > 0))
-        .sort(*_KEYS, "cell")
+        .sort(*KEYS, "cell")
         .with_columns(shares)
         .with_columns(part=difference * (pl.col("site_share") / pl.col("train_share")).log())
-        .group_by(_KEYS, maintain_order=True)
+        .group_by(KEYS, maintain_order=True)
         .agg(
             pl.col("num_train", "num_site").first(),
             num_cells=pl.len(),

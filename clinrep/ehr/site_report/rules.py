@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -43,6 +43,11 @@ def suggest_unit_rule(row: dict[str, Any]) -> str | None:
         return None
     rule = {"source": row["source"], "category": row["name"], "unit": unit, "new_unit": new_unit}
     rule |= {"factor": factor if factor != 1 else None, "offset": offset if offset != 0 else None}
+    return write_rule(rule)
+
+
+def write_rule(rule: Mapping[str, Any]) -> str:
+    """Return one entry of `unit_rules` as YAML on one line, without what is null."""
     stated = {name: value for name, value in rule.items() if value is not None}
     text: str = yaml.safe_dump(stated, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
     return text.strip()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
+from clinrep.ehr.site_report.drift import KEYS
 from clinrep.ehr.site_report.units import MIN_VALUES, find_conversion
 
 BEYOND_SHARE = 0.05  # below it values beyond the range are counted, but not what the row is judged by
 MOST_BEYOND = 0.5  # from here on the range has probably the wrong unit, not the values
 
-_KEYS = ["source", "category", "unit"]
 _SUSPICION = {
     "suspected_conversion": pl.String,
     "conversion_factor": pl.Float64,
@@ -58,19 +58,19 @@ def add_suspicions(table: pl.DataFrame) -> pl.DataFrame:
     is_enough = pl.min_horizontal("num_compared_train", num_site) >= MIN_VALUES
     median = pl.when(is_mostly).then("median_beyond").otherwise("median_site")
     found = _find_conversions(table.filter(is_open & is_enough), median)
-    table = table.join(found, on=_KEYS, how="left", nulls_equal=True)
+    table = table.join(found, on=KEYS, how="left", nulls_equal=True)
     is_part = is_many & (pl.col("share_beyond") >= BEYOND_SHARE) & pl.col("suspected_conversion").is_null()
     part = _find_conversions(table.filter(is_part & (pl.col("num_compared_train") >= MIN_VALUES)), "median_beyond")
-    part = part.select(*_KEYS, beyond_conversion="suspected_conversion")
+    part = part.select(*KEYS, beyond_conversion="suspected_conversion")
     whole = pl.when("is_mostly_beyond").then("suspected_conversion")
-    table = table.join(part, on=_KEYS, how="left", nulls_equal=True)
+    table = table.join(part, on=KEYS, how="left", nulls_equal=True)
     return table.with_columns(beyond_conversion=pl.coalesce("beyond_conversion", whole))
 
 
 def _find_conversions(table: pl.DataFrame, site_median: pl.Expr | str) -> pl.DataFrame:
     """Return the keys of the rows with the conversion from train's median to `site_median`, null where none fits."""
-    words = pl.concat_str([*_KEYS, "compared_unit"], separator=" ", ignore_nulls=True)
+    words = pl.concat_str([*KEYS, "compared_unit"], separator=" ", ignore_nulls=True)
     rows = table.select(words.alias("words"), train="median_train", site=site_median)
     found = [find_conversion(*row) for row in rows.iter_rows()]
     values = [(f"{one.train_unit} -> {one.site_unit}", one.factor, one.offset) if one else (None,) * 3 for one in found]
-    return table.select(_KEYS).hstack(pl.DataFrame(values, schema=_SUSPICION, orient="row"))
+    return table.select(KEYS).hstack(pl.DataFrame(values, schema=_SUSPICION, orient="row"))
