@@ -226,3 +226,12 @@ def run_script(*flags: str, **environment: str) -> subprocess.CompletedProcess[s
         check=False,
         timeout=120,
     )
+
+
+def places(**categories: str) -> list[dict[str, Any]]:
+    return [{"hospitalization_id": subject, "location_category": word} for subject, word in categories.items()]
+
+
+def unknown(result: Result) -> dict[str, tuple[int, int]]:
+    """Return the reasons of the ledger's notes of unknown words, with their counts."""
+    return {row[4]: (row[2], row[3]) for row in result.ledger if "is not in train" in row[4]}
