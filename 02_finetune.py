@@ -12,6 +12,7 @@ command continues.
 
 from clinrep.modality import load_stage
 from clinrep.run import open_run, run_stage
+from clinrep.stop_signal import StopSignal
 
 STAGE = "02_finetune"
 
@@ -19,35 +20,31 @@ STAGE = "02_finetune"
 def main(argv: list[str]) -> None:
     """Run stage 02 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
-    with open_run(STAGE, config) as run:
+    with StopSignal() as stop, open_run(STAGE, config) as run:
         from clinrep import classification as classes  # late: torch loads slowly
-        from clinrep.training import StopSignal, save_model, train
+        from clinrep.training import Task, check_start, save_model, train
 
-        with StopSignal() as stop:
-            classifier = modality.load_classifier(config)
-            sequences = modality.load_sequences(
-                config.timelines_dir, config.max_length, config.outcome, config.truncation
-            )
-            classes.check_classes(sequences, config.outcome, config.metric_for_best)
-            task = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
-            classifier = train(
-                classifier,
-                task.train_items,
-                task.train_items.make_filler(),
-                task.validate,
-                config.training,
-                run,
-                stop,
-                metric_for_best=f"eval_{config.metric_for_best}",
-                greater_is_better=config.metric_for_best != "loss",
-                collate=task.collate,
-            )
-            if run.is_stopped:
-                return
-            predictions = task.predict(classifier, config.outcome)
-            if run.is_main:
-                save_model(classifier, run, "classifier", sequences.companions)
-                run.write("predictions", predictions)
+        check_start(run, config.training, config.global_batch_size)
+        classifier = modality.load_classifier(config)
+        sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome, config.truncation)
+        classes.check_classes(sequences, config.outcome, config.metric_for_best)
+        data = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
+        task = Task(
+            dataset=data.train_items,
+            filler=data.train_items.make_filler(),
+            evaluate=data.validate,
+            items_per_step=config.global_batch_size,
+            collate=data.collate,
+            metric_for_best=f"eval_{config.metric_for_best}",
+            greater_is_better=config.metric_for_best != "loss",
+        )
+        classifier = train(classifier, task, config.training, run, stop)
+        if run.is_stopped:
+            return
+        predictions = data.predict(classifier, config.outcome)
+        if run.is_main:
+            save_model(classifier, run, "classifier", sequences.companions)
+            run.write("predictions", predictions)
 
 
 if __name__ == "__main__":

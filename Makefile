@@ -7,7 +7,7 @@ DEMO_RUN := runs/demo
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs clean-demo
+.PHONY: help setup demo test drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,8 +34,11 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 	$(VENV) 04_analyze.py --config $(DEMO_CONFIGS)/04_analyze.yaml
 	@echo "$(DEMO_RUN)/04_analyze/report.html"
 
-test: setup  ## Run every test
-	$(VENV) -m pytest
+test: setup  ## Run every test but the drills
+	$(VENV) -m pytest -m "not drill"
+
+drill: setup  ## Kill training runs at random moments and compare what comes out; several minutes
+	$(VENV) -m pytest -m drill -rA
 
 check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .

@@ -6,7 +6,7 @@ B sequences, L positions, N sequences in all.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ import torch
 from clinrep import distributed
 from clinrep.analysis.metrics import compute_auprc, compute_auroc, rank
 from clinrep.config import InputError
-from clinrep.sequences import Item, LabelledItems, Sequences, iterate_batches, pad_left
+from clinrep.sequences import IGNORED, Item, LabelledItems, Sequences, iterate_batches, pad_left
 
 Precision = Literal["fp32", "bf16"]
 
@@ -27,11 +27,19 @@ class LeftPaddedCollator:
         """Keep the id that fills the left."""
         self._pad_token_id = pad_token_id
 
-    def __call__(self, items: Iterable[Item]) -> dict[str, torch.Tensor]:
-        """Return input_ids, attention_mask, position_ids (B, L) and labels (B,)."""
+    def __call__(self, items: Iterable[Item]) -> dict[str, Any]:
+        """Return input_ids, attention_mask, position_ids (B, L), labels (B,) and the counts of training/throughput.py.
+
+        The counts leave out padding and items without a label, which only fill a batch.
+        """
         items = list(items)
         batch = pad_left([item["tokens"] for item in items], self._pad_token_id)
-        return batch | {"labels": torch.tensor([item["label"] for item in items])}
+        lengths = [len(item["tokens"]) for item in items if item["label"] != IGNORED]
+        counts = {
+            "num_tokens": sum(lengths),
+            "attention_pairs": sum(length * (length + 1) // 2 for length in lengths),
+        }
+        return {**batch, "labels": torch.tensor([item["label"] for item in items]), **counts}
 
 
 def check_classes(sequences: Sequences, outcome: str, metric_for_best: str) -> None:

@@ -16,7 +16,12 @@ import yaml
 
 # Settings that change how a run is carried out but never what it computes. A finished or
 # stopped run may be continued with other values of these (DESIGN section 3).
-FREE_SETTINGS = frozenset({"output_dir", "log_level", "show_progress", "num_workers", "memory_gb"})
+FREE_SETTINGS = frozenset(
+    {
+        *("output_dir", "log_level", "show_progress", "num_workers", "memory_gb"),
+        *("save_steps", "keep_checkpoints", "peak_tflops", "report_to", "token_store_dir", "worker"),
+    }
+)
 
 ConfigT = TypeVar("ConfigT")
 ValueT = TypeVar("ValueT")
@@ -40,6 +45,16 @@ class StageConfig:
     """Least severe message shown and written to run.log."""
     show_progress: bool = True
     """Show progress bars where the screen is a terminal."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of this process's run."""
+        return Path(self.output_dir)
+
+    @property
+    def shared_folders(self) -> frozenset[str]:
+        """Folders of `output_dir` that other processes may have made before this run begins there."""
+        return frozenset()
 
     def __post_init__(self) -> None:
         """Refuse a negative seed: numpy and torch generators take none."""

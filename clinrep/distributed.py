@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -124,3 +125,12 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
         values = values.to(choose_device())
         dist.all_reduce(values)
     return values
+
+
+def sum_numbers(numbers: Sequence[float]) -> list[float]:
+    """Return the elementwise sum of plain numbers over ranks, on every rank; exact below 2^53."""
+    if get_world_size() == 1:
+        return list(numbers)
+    import torch
+
+    return sum_over_ranks(torch.tensor(numbers, dtype=torch.float64)).tolist()

@@ -70,7 +70,7 @@ class Run:
 
 def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a stage's `main` as a program: one message and exit code 2 for what a user can mend."""
-    # Training stages put their own handler in its place while they train. One of several ranks keeps the
+    # Stages that train put their own handler in its place (StopSignal). One of several ranks keeps the
     # system's: it may wait for the others outside of Python, where no handler of ours is ever called.
     if distributed.get_world_size() == 1:
         signal.signal(signal.SIGTERM, _end)
@@ -107,7 +107,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
     """
     _log_to_screen(config.log_level)
     distributed.start_process_group()
-    directory = Path(config.output_dir)
+    directory = config.run_dir
     found = distributed.share_from_main(prepare(stage, config) if _is_main() else None)
     if found.error or found.is_done:
         distributed.end_process_group()

@@ -46,7 +46,7 @@ class Preparation:
 
 def prepare(stage: str, config: StageConfig) -> Preparation:
     """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
-    directory = Path(config.output_dir)
+    directory = config.run_dir
     try:
         inputs = _fingerprint_inputs(config)
         if _is_already_done(stage, config, directory, inputs):
@@ -90,9 +90,9 @@ def undo(directory: Path, preparation: Preparation) -> None:
     """Remove what a run with wrong input left, so that the corrected command can use the directory.
 
     Only what this run itself made goes: of the parents it made those that nobody else uses by now, and
-    never a checkpoint.
+    never a checkpoint or a trial.
     """
-    if not (preparation.made or preparation.was_empty) or any(directory.glob("checkpoints/*")):
+    if not (preparation.made or preparation.was_empty) or _holds_training(directory):
         return
     for path in list(directory.iterdir()):
         if path.is_dir():
@@ -104,12 +104,17 @@ def undo(directory: Path, preparation: Preparation) -> None:
             path.rmdir()
 
 
+def _holds_training(directory: Path) -> bool:
+    """Return whether hours of work lie there: checkpoints, or the trials of a search."""
+    return any(any(directory.glob(pattern)) for pattern in ("checkpoints/*", "trials/*"))
+
+
 def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
     """Return the content digest of every path the settings name; a missing path is an InputError."""
     inputs = {}
     for key, value in flatten(config_to_dict(config)).items():
         is_path = any(part.endswith(("_dir", "_path")) for part in key.split("."))
-        if key == "output_dir" or not is_path or not value:
+        if key.rpartition(".")[2] in FREE_SETTINGS or not is_path or not value:
             continue
         if not Path(value).exists():
             raise InputError(f"--{key} {value} does not exist; check the path (now in {Path.cwd()})")
@@ -121,7 +126,7 @@ def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: d
     """Return whether this very run is finished; refuse a directory that holds anything else."""
     if directory.is_file():
         raise InputError(f"--output_dir {directory} is a file; give a directory")
-    if not directory.is_dir() or not any(directory.iterdir()):
+    if not directory.is_dir() or all(path.name in config.shared_folders for path in directory.iterdir()):
         return False
     if not (directory / "config.yaml").is_file():
         raise InputError(f"--output_dir {directory} holds files but no run of {stage}.py; choose another directory")

@@ -66,17 +66,27 @@ run_and_requeue() {
   return "$status"
 }
 
-# find_output_dir COMMAND...: print the --output_dir that counts, the last one.
+# find_output_dir COMMAND...: print where the run writes STOPPED: the --output_dir that counts, the last
+# one, or the folder in it that a worker of a search (--search.worker N) has for itself.
 find_output_dir() {
-  local output_dir="" is_next="" word
+  local output_dir worker
+  output_dir=$(find_flag output_dir "$@")
+  worker=$(find_flag search.worker "$@")
+  printf '%s\n' "$output_dir${worker:+/workers/worker-$worker}"
+}
+
+# find_flag NAME COMMAND...: print the last value of --NAME.
+find_flag() {
+  local name=--$1 value="" is_next="" word
+  shift
   for word in "$@"; do
     if [ -n "$is_next" ]; then
-      output_dir=$word is_next=""
-    elif [ "$word" = --output_dir ]; then
+      value=$word is_next=""
+    elif [ "$word" = "$name" ]; then
       is_next=yes
-    elif [[ $word == --output_dir=* ]]; then
-      output_dir=${word#--output_dir=}
+    elif [[ $word == "$name="* ]]; then
+      value=${word#"$name="}
     fi
   done
-  printf '%s\n' "$output_dir"
+  printf '%s\n' "$value"
 }

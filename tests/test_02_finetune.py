@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,10 @@ import pytest
 import yaml
 
 from clinrep import artifacts
+from clinrep.config import InputError
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import TWO_RANKS, check_refused, load_main, run_script
+from tests.scripts import ROOT, TWO_RANKS, check_refused, load_main, run_script
 
 STAGE = "02_finetune"
 
@@ -28,6 +34,7 @@ def root(tmp_path_factory) -> Path:
         "outcome": "icu_admission",
         "max_length": 64,
         "metric_for_best": "loss",
+        "global_batch_size": 8,
         "show_progress": False,
         "training": {"learning_rate": 0.01, "num_epochs": 4, "batch_size": 8, "eval_steps": 5},
     }
@@ -80,6 +87,21 @@ def test_the_same_seed_gives_the_same_predictions(root, finished):
     assert one.equals(two)
 
 
+def test_settings_that_change_no_result_may_differ(root, finished):
+    more = ["--training.save_steps", "3", "--training.keep_checkpoints", "5", "--training.peak_tflops", "1"]
+    with pytest.raises(SystemExit) as caught:
+        load_main(STAGE)(flags(root, "one", *more, "--training.report_to", "[tensorboard]"))
+    assert caught.value.code == 0
+    with pytest.raises(InputError, match=r"training\.eval_steps was 5, now 6"):
+        load_main(STAGE)(flags(root, "one", "--training.eval_steps", "6"))
+
+
+def test_the_speed_is_recorded(finished):
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    names = {record["name"] for record in records if record["split"] == "train"}
+    assert names == {"loss", "learning_rate", "grad_norm", "tokens_per_second", "data_seconds"}
+
+
 def test_a_classifier_continues(root, finished):
     more = ["--backbone_dir", "null", "--classifier_dir", str(finished), "--training.num_epochs", "1"]
     load_main(STAGE)(flags(root, "three", *more))
@@ -90,11 +112,49 @@ def test_a_classifier_continues(root, finished):
 def test_two_ranks_predict_what_one_rank_predicts(root):
     more = ["--training.max_steps", "3", "--training.eval_steps", "3"]
     load_main(STAGE)(flags(root, "alone", *more))
-    done = run_script(STAGE, *flags(root, "ranks", *more, "--training.batch_size", "4"), launcher=TWO_RANKS)
+    done = run_script(STAGE, *flags(root, "ranks", *more), launcher=TWO_RANKS)
     assert done.returncode == 0, done.stderr
     alone, ranks = (artifacts.read_table("predictions", root / name) for name in ("alone", "ranks"))
     assert alone.drop("probability").equals(ranks.drop("probability"))
     assert np.abs(alone["probability"].to_numpy() - ranks["probability"].to_numpy()).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_a_signal_while_torch_is_loaded_is_saved_and_the_same_command_continues(root, finished):
+    """The log is there as soon as the run is open, and torch takes seconds from there on."""
+    directory = root / "early"
+    with (root / "early.log").open("w") as log:
+        command = [sys.executable, f"{STAGE}.py", *flags(root, "early")]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while not (directory / "run.log").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 75, (root / "early.log").read_text()
+    assert json.loads((directory / "STOPPED").read_text()) == {"step": 1, "signal": "SIGTERM"}
+    load_main(STAGE)(flags(root, "early"))
+    predictions = [artifacts.read_table("predictions", path) for path in (finished, directory)]
+    assert predictions[0].equals(predictions[1])
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_is_refused_in_one_line_and_nothing_is_lost(root, finished):
+    directory = root / "other_size"
+    shutil.copytree(finished, directory)
+    (directory / "DONE").unlink()
+    files = set(directory.rglob("checkpoint-*/*"))
+    done = run_script(STAGE, *flags(root, "other_size"), launcher=TWO_RANKS)
+    errors = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert "was saved by 1 processes and this run has 2; start 1" in errors[0]
+    assert "sequences;" not in done.stderr, "said before the data are read"
+    assert files == set(directory.rglob("checkpoint-*/*"))
+
+
+def test_compiling_ever_other_lengths_is_refused(root):
+    with pytest.raises(InputError, match=r"training\.compile is True but must be false"):
+        load_main(STAGE)(flags(root, "compiled", "--training.compile", "true"))
 
 
 @pytest.mark.slow

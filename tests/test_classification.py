@@ -103,6 +103,15 @@ def test_the_loss_counts_labelled_items_once(model, labelled):
         assert model(**batch, num_items_in_batch=12).loss.item() == pytest.approx(true.sum().item() / 12, abs=1e-5)
 
 
+def test_counts_leave_out_padding_and_filler():
+    """Two documents of 2 and 3 tokens (3 and 6 pairs), and one that only fills the batch."""
+    tokens = np.array([5, 6, 7, 8])
+    collate = classification.LeftPaddedCollator(0)
+    items = [{"tokens": tokens[:2], "label": 0}, {"tokens": tokens[:3], "label": 1}]
+    batch = collate([*items, {"tokens": tokens, "label": IGNORED}])
+    assert (batch["num_tokens"], batch["attention_pairs"]) == (5, 9)
+
+
 def test_validation_metrics_equal_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.random(200) < 0.2

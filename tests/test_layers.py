@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "clinrep").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("0*.py"))
 STAGES = [script.stem for script in SCRIPTS]
-FLOOR = {"artifacts", "config", "run", "run_directory", "distributed", "training_config", "modality"}
+FLOOR = {"artifacts", "config", "run", "run_directory", "distributed", "training_config", "search_config", "modality"}
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
@@ -22,6 +22,7 @@ HOMES = {
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),
+    "optuna": ("clinrep/training/",),
     "submitit": ("clinrep/slurm.py",),
 }  # fmt: skip
 

@@ -1,83 +1,22 @@
-"""The training loop on a tiny model: losses against a plain torch loop, stop, resume, best weights."""
+"""The training loop on a tiny model: losses against a plain torch loop, validation, best weights, early end."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from clinrep.config import InputError, StageConfig
-from clinrep.run import Run
-from clinrep.training import StopSignal, mean_token_loss, save_model, train
-from clinrep.training_config import TrainingConfig
-
-VOCABULARY, LENGTH = 11, 6
-CONFIG = TrainingConfig(learning_rate=0.01, batch_size=2, max_steps=12, eval_steps=4, scheduler="constant_with_warmup")
-
-
-class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Random rows whose number of targets differs much from row to row."""
-
-    def __init__(self, num_rows: int, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.ids = torch.randint(1, VOCABULARY, (num_rows, LENGTH), generator=generator)
-        self.labels = self.ids.clone()
-        for row in range(num_rows):
-            self.labels[row, : 1 + row % (LENGTH - 1)] = -100
-        self.visits: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        self.visits.append(index)
-        return {"input_ids": self.ids[index], "labels": self.labels[index]}
-
-
-FILLER = {"input_ids": torch.zeros(LENGTH, dtype=torch.int64), "labels": torch.full((LENGTH,), -100)}
-
-
-def make_model(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, tie_word_embeddings=True, **sizes))
-
-
-def make_run(directory: Path) -> Run:
-    directory.mkdir(parents=True, exist_ok=True)
-    return Run("01_pretrain", StageConfig(output_dir=str(directory), show_progress=False), directory, {})
-
-
-def run_training(
-    directory: Path,
-    rows: Rows,
-    config: TrainingConfig = CONFIG,
-    evaluate: Any = None,
-    model: LlamaForCausalLM | None = None,
-    **named: Any,
-) -> tuple[LlamaForCausalLM, Run]:
-    run = make_run(directory)
-    if evaluate is None:
-        evaluate = partial(mean_token_loss, dataset=Rows(7, seed=5), batch_size=3)
-    with StopSignal() as stop:
-        return train(model or make_model(), rows, FILLER, evaluate, config, run, stop, **named), run
-
-
-def read_metrics(directory: Path, name: str) -> dict[int, float]:
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    steps = [record["step"] for record in records if record["name"] == name]
-    assert len(steps) == len(set(steps)), "a step appears twice"
-    return {record["step"]: record["value"] for record in records if record["name"] == name}
+from clinrep.config import InputError
+from clinrep.training import mean_token_loss, save_model
+from clinrep.training_config import divide_step
+from tests.tiny_training import CONFIG, LENGTH, Rows, make_model, make_run, read_metrics, run_training
 
 
 def sum_token_losses(model: torch.nn.Module, rows: Rows) -> tuple[float, int]:
@@ -97,12 +36,15 @@ def sum_token_losses(model: torch.nn.Module, rows: Rows) -> tuple[float, int]:
 # The training step
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(5, 1), (1, 5), (2, 3)])
-def test_losses_are_those_of_a_plain_loop(tmp_path: Path, batch_size: int, accumulation: int) -> None:
-    """One step sees all 5 rows (2 x 3 with one filler), so the order does not matter."""
+@pytest.mark.parametrize(("batch_size", "items_per_step"), [(5, 5), (1, 5), (2, 6)])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_losses_are_those_of_a_plain_loop(
+    tmp_path: Path, batch_size: int, items_per_step: int, gradient_checkpointing: bool
+) -> None:
+    """One step sees all 5 rows (6 with one filler), so the order does not matter."""
     rows = Rows(5)
-    config = replace(CONFIG, batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=6)
-    run_training(tmp_path, rows, config)
+    config = replace(CONFIG, batch_size=batch_size, gradient_checkpointing=gradient_checkpointing, max_steps=6)
+    run_training(tmp_path, rows, config, items_per_step=items_per_step)
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
     expected, norms = [], []
@@ -122,7 +64,7 @@ def test_losses_are_those_of_a_plain_loop(tmp_path: Path, batch_size: int, accum
 
 def test_every_row_counts_once_an_epoch(tmp_path: Path) -> None:
     rows = Rows(7)
-    run_training(tmp_path, rows, replace(CONFIG, batch_size=2, max_steps=None, num_epochs=2))
+    run_training(tmp_path, rows, replace(CONFIG, max_steps=None, num_epochs=2))
     assert list(read_metrics(tmp_path, "loss")) == list(range(1, 9)), "4 steps of 2 rows an epoch"
     assert sorted(rows.visits[:7]) == sorted(rows.visits[7:]) == list(range(7))
     assert rows.visits[:7] != rows.visits[7:], "epochs should differ in order"
@@ -131,7 +73,7 @@ def test_every_row_counts_once_an_epoch(tmp_path: Path) -> None:
 def test_a_step_without_targets_changes_no_loss_to_nan(tmp_path: Path) -> None:
     rows = Rows(3)
     rows.labels[0] = -100
-    model, _ = run_training(tmp_path, rows, replace(CONFIG, batch_size=1, max_steps=6))
+    model, _ = run_training(tmp_path, rows, replace(CONFIG, max_steps=6), items_per_step=1)
     losses = list(read_metrics(tmp_path, "loss").values())
     assert losses.count(0.0) == 2
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
@@ -151,6 +93,30 @@ def test_learning_rate_warms_up_and_falls(tmp_path: Path) -> None:
 
 
 # Validation
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_validation_takes_flattened_batches_and_leaves_their_keys_to_the_model(batch_size: int) -> None:
+    """Rows of a batch one after another in a single row of T tokens, with a number for the model beside them."""
+    model, rows = make_model().eval(), Rows(8)
+    seen: list[dict[str, Any]] = []
+
+    def flatten(items: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        batch = {name: torch.cat([item[name] for item in items])[None] for name in ("input_ids", "labels")}
+        positions = torch.arange(LENGTH).repeat(len(items))[None]
+        counts = {"num_tokens": 1, "attention_pairs": 1}
+        return {**batch, "position_ids": positions, "max_length_q": LENGTH, **counts}
+
+    def watch(module: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        seen.append(named)
+
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    total, count = sum_token_losses(model, rows)
+    seen.clear()
+    found = mean_token_loss(model, rows, batch_size, collate=flatten)
+    assert found["eval_loss"] == pytest.approx(total / count, abs=1e-6)
+    assert all(named["max_length_q"] == LENGTH for named in seen)
+    assert not any({"num_tokens", "attention_pairs", "labels"} & named.keys() for named in seen)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -206,67 +172,67 @@ def test_early_stopping_and_a_resume_after_it(tmp_path: Path) -> None:
     assert list(read_metrics(tmp_path, "eval_loss").values()) == [3.0, 1.0, 2.0, 1.5]
 
 
-# Stop and resume
+# An end decided by the caller, as a hyperparameter search does
 
 
-def make_model_that_signals(at_step: int, which: signal.Signals) -> LlamaForCausalLM:
-    """Return a model whose forward pass of training step `at_step` gets this process a signal."""
-    model, steps = make_model(), iter(range(1, 1000))
+def test_the_caller_hears_of_each_validation_after_its_checkpoint_and_can_end_the_training(tmp_path: Path) -> None:
+    heard: list[tuple[int, dict[str, float]]] = []
 
-    def before_forward(module: torch.nn.Module, inputs: Any) -> None:
-        if module.training and next(steps) == at_step:
-            os.kill(os.getpid(), which)
+    def prune(step: int, metrics: dict[str, float]) -> bool:
+        assert (tmp_path / "checkpoints" / f"checkpoint-{step}" / "COMPLETE").is_file()
+        heard.append((step, metrics))
+        return step == 8
 
-    model.register_forward_pre_hook(before_forward)
-    return model
-
-
-@pytest.mark.parametrize(("which", "step"), [(signal.SIGUSR1, 5), (signal.SIGTERM, 8), (signal.SIGUSR1, 12)])
-def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path: Path, which: signal.Signals, step: int) -> None:
-    """Stopped between validations, at one in the middle of an epoch, and in the last step."""
-    whole, _ = run_training(tmp_path / "whole", Rows(5))
-    handlers = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)]
-    _, run = run_training(tmp_path / "stopped", Rows(5), model=make_model_that_signals(step, which))
-    stopped = json.loads((tmp_path / "stopped" / "STOPPED").read_text())
-    assert run.is_stopped
-    assert stopped == {"step": step, "signal": which.name}
-    assert max(read_metrics(tmp_path / "stopped", "loss")) == step
-    assert [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)] == handlers
-    resumed, run = run_training(tmp_path / "stopped", Rows(5))
+    values = iter([1.0, 2.0, 3.0])
+    model, run = run_training(
+        tmp_path,
+        Rows(4),
+        replace(CONFIG, save_steps=3),
+        lambda model: {"eval_loss": next(values)},
+        on_validation=prune,
+    )
+    assert heard == [(4, {"eval_loss": 1.0}), (8, {"eval_loss": 2.0})], "not after the saves at 3 and 6"
+    assert max(read_metrics(tmp_path, "loss")) == 8
     assert not run.is_stopped
-    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
-    assert texts[0] == texts[1]
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert not (tmp_path / "STOPPED").exists()
+    best = load_file(tmp_path / "checkpoints" / "checkpoint-4" / "model.safetensors")
+    weight = model.state_dict()["model.embed_tokens.weight"]
+    assert torch.equal(weight, best["model.embed_tokens.weight"]), "the best weights, as at a normal end"
 
 
-def test_a_killed_run_resumes_from_its_newest_complete_checkpoint(tmp_path: Path) -> None:
-    """Killed while saving its last checkpoint and while writing a line."""
-    config = replace(CONFIG, keep_checkpoints=3)
-    run_training(tmp_path / "whole", Rows(5), config)
-    run_training(tmp_path / "killed", Rows(5), config)
-    (tmp_path / "killed" / "checkpoints" / "checkpoint-12" / "COMPLETE").unlink()
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text()[:-20])
-    rows = Rows(5)
-    run_training(tmp_path / "killed", rows, config)
-    assert len(rows.visits) <= 10, "rows of the 8 steps already done should not be loaded again"
-    assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+# The recipe is the same for any memory
 
 
-def test_without_a_checkpoint_a_run_starts_anew(tmp_path: Path) -> None:
-    run_training(tmp_path / "whole", Rows(5))
-    (tmp_path / "other" / "checkpoints" / "checkpoint-4").mkdir(parents=True)
-    (tmp_path / "other" / "metrics.jsonl").write_text('{"step": 1, "split": "train", "name": "loss", "value": 9}\n')
-    run_training(tmp_path / "other", Rows(5))
-    assert (tmp_path / "other" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+@pytest.mark.parametrize(
+    ("items", "ranks", "batch_size", "expected"),
+    [(64, 8, 8, (8, 1)), (64, 1, 8, (8, 8)), (12, 2, 5, (3, 2)), (7, 1, 4, (1, 7)), (4, 4, 100, (1, 1))],
+)
+def test_a_step_is_divided_into_equal_forward_passes(items, ranks, batch_size, expected) -> None:
+    assert divide_step(items, ranks, batch_size) == expected
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    run_training(tmp_path, Rows(5))
-    marker = tmp_path / "checkpoints" / "checkpoint-12" / "COMPLETE"
-    marker.write_text(marker.read_text().replace('"world_size": 1', '"world_size": 4'))
-    with pytest.raises(InputError, match="saved by 4 processes and this run has 1"):
-        run_training(tmp_path, Rows(5))
+@pytest.mark.parametrize("ranks", [4, 16])
+def test_a_step_that_ranks_cannot_share_is_refused(ranks: int) -> None:
+    with pytest.raises(InputError, match=f"step has 10 items, which {ranks} processes .* make the global batch"):
+        divide_step(10, ranks, 8)
+
+
+def test_the_memory_limit_changes_no_loss(tmp_path: Path) -> None:
+    losses = []
+    for size in (1, 2, 6):
+        run_training(tmp_path / str(size), Rows(20), replace(CONFIG, batch_size=size), items_per_step=6)
+        losses.append(list(read_metrics(tmp_path / str(size), "loss").values()))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[2], abs=1e-5)
+
+
+def test_the_log_says_the_resolved_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "clinrep"):
+        run_training(tmp_path, Rows(20), replace(CONFIG, batch_size=4), items_per_step=6)
+    assert "training: 12 steps of 6 items on 1 ranks, each 3 x 2" in caplog.text
+
+
+# The saved model
 
 
 def test_a_saved_model_holds_what_later_stages_load_and_nothing_else(tmp_path: Path) -> None:

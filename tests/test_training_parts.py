@@ -1,26 +1,67 @@
-"""What the training loop is made of: the filler, metrics.jsonl, the checkpoints kept, the agreed stop."""
+"""What the training loop is made of: filler, order, metrics.jsonl, checkpoints kept, progress, the agreed stop."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from clinrep.stop_signal import StopSignal
+from clinrep.training import progress
 from clinrep.training.checkpoints import Checkpoints
-from clinrep.training.loop import FilledDataset
 from clinrep.training.metrics_log import MetricsLog
-from clinrep.training.stop_signal import StopSignal
+from clinrep.training.task import EpochSampler, FilledDataset
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_rank_stops_when_another_got_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     with StopSignal() as stop:
         assert not stop.agree()
-        monkeypatch.setattr("clinrep.distributed.sum_over_ranks", lambda values: values + torch.tensor([0, 1, 0]))
+        monkeypatch.setattr("clinrep.distributed.sum_numbers", lambda numbers: [numbers[0], numbers[1] + 1, numbers[2]])
         assert stop.agree()
     assert stop.name == "SIGTERM"
+
+
+def test_a_signal_before_torch_is_loaded_is_remembered() -> None:
+    """The stages enter StopSignal first of all: neither it nor agreeing alone may need torch."""
+    program = (
+        "import os, signal, sys\n"
+        "from clinrep.stop_signal import StopSignal\n"
+        "with StopSignal() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.agree(), stop.name, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "SIGTERM", "False"]
+    assert done.stderr == "SIGTERM: will save after the next step and stop\n"
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with StopSignal():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_order_of_items_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(20, seed)
+        sampler.start_epoch(epoch)
+        return list(sampler)
+
+    assert sorted(order(1, 0)) == list(range(20))
+    assert order(1, 3) == order(1, 3)
+    assert len({tuple(order(*which)) for which in ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1))}) == 5
+    assert not hasattr(EpochSampler, "set_epoch"), "accelerate would drive it too, by its own count"
+    assert not hasattr(EpochSampler, "generator"), "accelerate would put a generator there"
 
 
 def test_the_filler_completes_the_last_step() -> None:
@@ -49,3 +90,30 @@ def test_the_best_the_newest_and_then_the_latest_checkpoints_stay(
     checkpoints.path(6).mkdir()
     assert checkpoints.find_newest() == 5
     assert not checkpoints.path(6).exists(), "no marker, so a rank may not have saved"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99, "99 s"), (720, "12 min"), (3599, "1 h 0 min"), (18180, "5 h 3 min"), (187200, "2 d 4 h")],
+)
+def test_time_left_is_said_as_people_say_it(seconds: float, text: str) -> None:
+    assert progress.format_duration(seconds) == text
+
+
+def test_without_a_terminal_there_is_a_line_every_minute_and_every_tenth(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """10,000 steps of 25 s: every third step a minute has passed."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.Progress(is_bar=False)
+    shown.start(995, 10_000)
+    with caplog.at_level(logging.INFO, "clinrep"):
+        for step in range(996, 1002):
+            now[0] += 25
+            shown.update(step, loss=float(step), tokens_per_second=1000.0 * step)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "step 998 of 10000, loss 997.000, 25.00 s a step, 997,000 tokens/s, 2 d 15 h left",
+        "step 1000 of 10000, loss 999.500, 25.00 s a step, 999,500 tokens/s, 2 d 14 h left",
+    ]

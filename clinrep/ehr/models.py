@@ -25,6 +25,7 @@ from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
 from clinrep.ehr.configs.sequences import SequenceConfig
 from clinrep.ehr.configs.tokenize import PAD_TOKEN
 from clinrep.sequences import IGNORED
+from clinrep.training.attention import PACKED_ATTENTION
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()  # else a bar for every model read
@@ -67,33 +68,53 @@ def make_llama_config(shape: LlamaShape, vocabulary: pl.DataFrame) -> LlamaConfi
         num_key_value_heads=shape.num_key_value_heads,
         head_dim=shape.head_dim,
         max_position_embeddings=shape.max_positions,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        rms_norm_eps=shape.rms_norm_eps,
+        rope_parameters=_make_rope_parameters(shape),
         tie_word_embeddings=shape.tie_embeddings,
         pad_token_id=special[PAD_TOKEN],
         bos_token_id=special.get("TL_START"),
         eos_token_id=special.get("TL_END"),
         dtype="float32",
-        attn_implementation="sdpa",
-        use_cache=False,  # with a cache transformers attends across packed timelines (spec/stack.md section 2)
+        attn_implementation=PACKED_ATTENTION,
+        use_cache=False,  # batches are packed: there is nothing to continue
     )
 
 
-def load_language_model(directory: Path) -> LlamaForCausalLM:
+def _make_rope_parameters(shape: LlamaShape) -> dict[str, Any]:
+    """Return what transformers needs to know of the rotary positions."""
+    if shape.rope_llama3 is None:
+        return {"rope_type": "default", "rope_theta": shape.rope_theta}
+    return {
+        "rope_type": "llama3",
+        "rope_theta": shape.rope_theta,
+        "factor": shape.rope_llama3.factor,
+        "low_freq_factor": shape.rope_llama3.low_frequency_factor,
+        "high_freq_factor": shape.rope_llama3.high_frequency_factor,
+        "original_max_position_embeddings": shape.rope_llama3.original_positions,
+    }
+
+
+def load_language_model(directory: Path, attention: str = "sdpa") -> LlamaForCausalLM:
     """Return the fp32 model of a backbone folder, as `artifacts.find_model` names it.
 
     Raises:
         ArtifactError: weights are missing.
     """
-    return _load(LlamaForCausalLM, directory)
+    return _load(LlamaForCausalLM, directory, attention=attention)
 
 
-def _load(model_class: type[ModelT], directory: Path, new_weights: frozenset[str] = frozenset()) -> ModelT:
+def _load(
+    model_class: type[ModelT],
+    directory: Path,
+    new_weights: frozenset[str] = frozenset(),
+    attention: str = "sdpa",
+) -> ModelT:
     """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
     try:
         model, report = model_class.from_pretrained(
             directory,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             local_files_only=True,
             output_loading_info=True,
         )
@@ -112,7 +133,7 @@ def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaFo
     """Return the backbone of another run, refused unless it has the same tokenizer."""
     directory = artifacts.find_model(Path(str(config.backbone_dir)), "backbone", "01_pretrain")
     check_model_fits(directory, Path(config.timelines_dir))
-    model = load_language_model(directory)
+    model = load_language_model(directory, PACKED_ATTENTION)
     longest = model.config.max_position_embeddings
     if config.block_size > longest:
         raise InputError(f"block_size is {config.block_size} but {config.backbone_dir} accepts at most {longest}")

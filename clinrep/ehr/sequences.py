@@ -10,8 +10,7 @@ import polars as pl
 
 from clinrep.artifacts import SPLITS, read_table
 from clinrep.config import InputError, lookup
-from clinrep.ehr.blocks import find_pad_id, read_vocabulary
-from clinrep.ehr.tokenizer import load_settings
+from clinrep.ehr.tokenizer import find_pad_id, load_settings, read_vocabulary
 from clinrep.sequences import Sequences
 
 logger = logging.getLogger("clinrep")

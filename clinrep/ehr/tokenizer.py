@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from clinrep.artifacts import fingerprint_file, read_done, read_table
+from clinrep.artifacts import ArtifactError, fingerprint_file, read_done, read_table
 from clinrep.config import InputError, config_to_dict, lookup
 from clinrep.ehr.configs.tokenize import PAD_TOKEN, TokenizeConfig
 
@@ -109,6 +109,31 @@ def load_settings(directory: Path) -> dict[str, Any]:
         return dict(yaml.safe_load((directory / "config.yaml").read_text()))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{directory / 'config.yaml'} cannot be read ({error}); run 00_tokenize.py again") from error
+
+
+def read_vocabulary(directory: Path) -> pl.DataFrame:
+    """Return the vocabulary of a stage-00 directory, its ids checked to be 0..V-1 with a special PAD.
+
+    Raises:
+        ArtifactError: the ids have gaps, or no token PAD of kind special.
+    """
+    vocabulary = read_table("vocabulary", directory)
+    ids = vocabulary["token_id"].to_numpy()
+    if not np.array_equal(ids, np.arange(len(ids))):
+        raise ArtifactError(
+            f"{directory / 'vocabulary.parquet'}: token_id should be 0..{len(ids) - 1} in order; "
+            "run 00_tokenize.py again"
+        )
+    find_pad_id(vocabulary, directory)
+    return vocabulary
+
+
+def find_pad_id(vocabulary: pl.DataFrame, source: Path) -> int:
+    """Return the id of the token PAD; an ArtifactError names `source` where there is none of kind special."""
+    pad = vocabulary.filter((pl.col("token") == PAD_TOKEN) & (pl.col("kind") == "special"))
+    if pad.height != 1:
+        raise ArtifactError(f"the vocabulary of {source} holds no token PAD of kind special; run 00_tokenize.py again")
+    return int(pad["token_id"][0])
 
 
 def find_token_id(vocabulary: pl.DataFrame, token: str) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from clinrep import artifacts
+
+logger = logging.getLogger("clinrep")
 
 
 class MetricsLog:
@@ -18,9 +21,11 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Drop what `path` says of steps after `last_step`: a resumed run measures them again."""
+        """Drop what `path` says of steps after `last_step`, and say so: a resumed run measures them again."""
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if _read_step(line) <= last_step]
+        steps = [_read_step(line) for line in lines]
+        kept = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
+        _warn_of_lost_steps(path, max((step for step in steps if math.isfinite(step)), default=0), last_step)
         artifacts.write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -39,6 +44,17 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _warn_of_lost_steps(path: Path, num_done: float, last_step: int) -> None:
+    """Say how much work of an ended run is not in any complete checkpoint."""
+    if num_done <= last_step:
+        return
+    lost = int(num_done) - last_step
+    if last_step:
+        logger.warning("%s goes %d steps beyond the newest checkpoint: they are trained again", path, lost)
+    else:
+        logger.warning("%s holds %d steps but no complete checkpoint is left: the training starts anew", path, lost)
 
 
 def _read_step(line: str) -> float:

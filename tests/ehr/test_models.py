@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+import yaml
+from transformers import LlamaForCausalLM
 
 from clinrep import artifacts
 from clinrep.config import InputError
 from clinrep.ehr.blocks import load_blocks
-from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
-from clinrep.ehr.models import build_language_model, load_language_model
+from clinrep.ehr.configs.pretrain import Llama3Rope, LlamaShape, PretrainConfig
+from clinrep.ehr.models import build_language_model, load_language_model, make_llama_config
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
 
 SHAPE = LlamaShape(
@@ -27,8 +30,9 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def make_config(run_dir: Path, **settings: object) -> PretrainConfig:
-    values = {"output_dir": "unused", "timelines_dir": str(run_dir), "block_size": 32, "model": SHAPE, **settings}
-    return PretrainConfig(**values)
+    settings = {"timelines_dir": str(run_dir), "block_size": 32, "model": SHAPE} | settings
+    settings["output_dir"] = str(run_dir.parent / "01")
+    return PretrainConfig(**settings)
 
 
 def save_backbone(run_dir: Path, folder: Path) -> Path:
@@ -47,9 +51,39 @@ def test_parameters_are_those_of_the_architecture(run_dir: Path, is_tied: bool) 
     layer = 2 * 24 * 18 + 2 * 24 * 6 + 3 * 24 * 40 + 2 * 24
     assert model.num_parameters() == 2 * layer + 24 + 29 * 24 * (1 if is_tied else 2)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "packed"
     assert not model.config.use_cache
     assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("67m", 67_339_264), ("1b", 973_572_096)])
+def test_published_sizes(size: str, parameters: int) -> None:
+    """As printed in arXiv 2507.22798 and 2504.10422, with their 208 tokens; on the meta device, so without memory."""
+    text = (Path(__file__).parents[2] / "configs" / "ehr" / "model_sizes" / f"{size}.yaml").read_text()
+    settings = yaml.safe_load(text)["model"]
+    stretched = settings.pop("rope_llama3")
+    shape = LlamaShape(**settings, rope_llama3=Llama3Rope(**stretched) if stretched else None)
+    words = ["PAD", *(f"word_{number}" for number in range(207))]
+    vocabulary = pl.DataFrame({"token": words, "kind": ["special"] + ["labs"] * 207}).with_row_index("token_id")
+    with torch.device("meta"):
+        model = LlamaForCausalLM(make_llama_config(shape, vocabulary))
+    assert model.num_parameters() == parameters
+    assert (size == "1b") == (model.model.rotary_emb.rope_type == "llama3")
+
+
+def test_llama3_rope_is_that_of_transformers_own_config(run_dir: Path) -> None:
+    """By the formula of Llama 3 (arXiv 2407.21783's code): slow turns by 32, fast ones not, linear between."""
+    rope = Llama3Rope(factor=32.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_positions=100)
+    shape = LlamaShape(**{**SHAPE.__dict__, "rope_llama3": rope, "rope_theta": 50.0})
+    model = build_language_model(make_config(run_dir, model=shape), load_blocks(make_config(run_dir)))
+    expected = []
+    for pair in (0, 2, 4):
+        frequency = 50.0 ** (-pair / 6)
+        turns = 100 * frequency / (2 * math.pi)
+        smooth = min(max((turns - 1) / (4 - 1), 0), 1)
+        expected.append((1 - smooth) * frequency / 32 + smooth * frequency)
+    assert 0 < (100 * 50.0 ** (-4 / 6) / (2 * math.pi) - 1) / 3 < 1, "one of the three should be in between"
+    assert model.model.rotary_emb.inv_freq.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_rope_base_is_the_setting(run_dir: Path) -> None:
@@ -97,7 +131,7 @@ def test_blocks_longer_than_the_positions_are_refused(run_dir: Path, tmp_path: P
     with pytest.raises(ValueError, match=r"block_size is 9000 but must be at most model.max_positions \(8192\)"):
         make_config(run_dir, block_size=9000)
     folder = save_backbone(run_dir, tmp_path / "backbone")
-    config = make_config(run_dir, block_size=9000, backbone_dir=str(folder))
+    config = make_config(run_dir, block_size=9000, global_batch_tokens=9000, backbone_dir=str(folder))
     with pytest.raises(InputError, match="accepts at most 8192"):
         build_language_model(config, load_blocks(config))
 

@@ -20,10 +20,14 @@ class FinetuneConfig(SequenceConfig):
     """Validation metric that chooses the best weights and stops early; the last two need both classes."""
     prediction_batch_size: int = 64
     """Sequences in one forward pass of validation and prediction."""
+    global_batch_size: int = 64
+    """Sequences in one optimizer step, over all ranks."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        """Refuse an empty batch."""
+        """Refuse an empty batch, and compiling for batches of ever other lengths."""
         super().__post_init__()
-        size = self.prediction_batch_size
-        require(size >= 1, "prediction_batch_size", size, "be 1 or more", "use 64")
+        for name in ("prediction_batch_size", "global_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "be 1 or more", "use 64")
+        why = "be false: sequences differ in length, and each new length would be compiled"
+        require(not self.training.compile, "training.compile", True, why, "leave it out")

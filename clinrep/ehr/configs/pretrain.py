@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from clinrep.config import StageConfig, require
+from clinrep.search_config import SearchConfig
 from clinrep.training_config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Rope:
+    """How Llama 3 stretches its rotary positions beyond the length it was first trained on."""
+
+    factor: float
+    """How much the slowest rotations are slowed down."""
+    low_frequency_factor: float
+    """Rotations with fewer turns than this in the original length are slowed down by `factor`."""
+    high_frequency_factor: float
+    """Rotations with more turns than this in the original length stay as they are."""
+    original_positions: int
+    """The original length, in tokens."""
+
+    def __post_init__(self) -> None:
+        """Refuse a stretching that is none."""
+        require(self.factor >= 1, "model.rope_llama3.factor", self.factor, "be 1 or more", "Llama 3.2 has 32")
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        require(
+            0 < low < high,
+            "model.rope_llama3.low_frequency_factor",
+            low,
+            f"be above 0 and below high_frequency_factor ({high})",
+            "Llama 3.2 has 1 and 4",
+        )
+        positions = self.original_positions
+        require(positions >= 1, "model.rope_llama3.original_positions", positions, "be 1 or more", "Llama 3.2 has 8192")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +57,10 @@ class LlamaShape:
     """Width of one head; null means hidden_size / num_heads."""
     rope_theta: float = 10000.0
     """Base of the rotary position encoding."""
+    rope_llama3: Llama3Rope | None = None
+    """Llama 3's stretched rotary positions; null: plain ones."""
+    rms_norm_eps: float = 1.0e-6
+    """Added to the mean square in every normalization."""
     tie_embeddings: bool = True
     """Use the input embedding as the output layer too."""
     max_positions: int = 8192
@@ -66,6 +101,38 @@ class LlamaShape:
             "try 64",
         )
         require(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "be above 0", "try 10000")
+        require(self.rms_norm_eps > 0, "model.rms_norm_eps", self.rms_norm_eps, "be above 0", "try 1e-6")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """How timelines share blocks."""
+
+    method: Literal["isolated", "cross_document"] = "isolated"
+    """isolated: a timeline never sees another; cross_document: they follow one another, as in the manuscript."""
+    repeat_static_tokens: bool = False
+    """isolated: open each later piece of a timeline longer than a block with its static tokens, not predicted again."""
+    mean_padding_tokens: float = 7.0
+    """cross_document: mean of the Poisson number of PADs after each timeline."""
+    predict_padding: bool = False
+    """cross_document: learn to predict these PADs too, as the manuscript's code does; they then count in the loss."""
+    drop_tail: bool = False
+    """cross_document: leave out the tokens after the last full block of an epoch, as the manuscript's code does."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would change nothing."""
+        mean = self.mean_padding_tokens
+        require(mean >= 0, "packing.mean_padding_tokens", mean, "be 0 or more", "the manuscript has 7")
+        only = {"isolated": ("predict_padding", "drop_tail"), "cross_document": ("repeat_static_tokens",)}
+        for name in only[self.method]:
+            other = "cross_document" if self.method == "isolated" else "isolated"
+            require(
+                not getattr(self, name),
+                f"packing.{name}",
+                getattr(self, name),
+                f"be false with packing.method {self.method}",
+                f"leave it out, or use method {other}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +144,36 @@ class PretrainConfig(StageConfig):
     backbone_dir: str | None = None
     """Continue from this backbone (a 01_pretrain.py directory, same vocabulary); `model` is then ignored."""
     block_size: int = 1024
-    """Tokens in one packed row; longer timelines continue in the next."""
+    """Tokens in one packed row; a longer timeline takes several."""
+    global_batch_tokens: int = 65_536
+    """Places for tokens in one optimizer step, all ranks and accumulated batches together: one recipe for any GPUs."""
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    token_store_dir: str | None = None
+    """Where the flat arrays of tokens lie, as on a fast local disk; null: token_store/ in output_dir."""
     model: LlamaShape = field(default_factory=LlamaShape)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of this process's run; of one that shares a search, a folder of its own in output_dir."""
+        if self.search.worker is None:
+            return super().run_dir
+        return super().run_dir / "workers" / f"worker-{self.search.worker}"
+
+    @property
+    def shared_folders(self) -> frozenset[str]:
+        """Folders of `output_dir` that workers of a search may have made before the run that takes its result."""
+        return frozenset({"search", "trials", "workers", "token_store"} if self.search.num_trials else ())
+
+    @property
+    def items_per_step(self) -> int:
+        """Blocks in one optimizer step, over all ranks."""
+        return self.global_batch_tokens // self.block_size
+
+    def find_store_dir(self) -> Path:
+        """Return the folder of the token stores, the same for every worker and trial of a search."""
+        return Path(self.token_store_dir or Path(self.output_dir) / "token_store")
 
     def __post_init__(self) -> None:
         """Refuse blocks that hold no prediction or are longer than the model's positions."""
@@ -91,4 +185,12 @@ class PretrainConfig(StageConfig):
             self.block_size,
             f"be at most model.max_positions ({self.model.max_positions})",
             "raise model.max_positions",
+        )
+        tokens, size = self.global_batch_tokens, self.block_size
+        require(
+            tokens >= size and tokens % size == 0,
+            "global_batch_tokens",
+            tokens,
+            f"be a multiple of block_size ({size})",
+            f"try {max(1, round(tokens / size)) * size}",
         )

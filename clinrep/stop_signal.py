@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
-
-import torch
 
 from clinrep import distributed
 
@@ -17,12 +16,14 @@ STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """While entered, remembers the stop signals this process gets instead of dying of them.
 
-    A second Ctrl-C ends the process at once.
+    A stage enters it before anything slow, so that a signal of the time when torch or the data are
+    loaded counts too. A second Ctrl-C ends the process at once.
     """
 
     def __init__(self) -> None:
         self._is_received = dict.fromkeys(STOP_SIGNALS, False)
         self._previous: dict[signal.Signals, Any] = {}
+        self._process = os.getpid()
         self.name: str | None = None
 
     def __enter__(self) -> StopSignal:
@@ -41,8 +42,7 @@ class StopSignal:
         Every rank must call it at the same step: a rank that stopped alone would leave the others
         waiting for its gradients.
         """
-        received = torch.tensor(list(self._is_received.values()), dtype=torch.int32)
-        counts = distributed.sum_over_ranks(received).tolist()
+        counts = distributed.sum_numbers([float(is_received) for is_received in self._is_received.values()])
         names = [number.name for number, count in zip(STOP_SIGNALS, counts, strict=True) if count]
         self.name = names[0] if names else None
         return self.name is not None
@@ -51,3 +51,6 @@ class StopSignal:
         if number == signal.SIGINT and self._is_received[signal.SIGINT]:
             raise KeyboardInterrupt
         self._is_received[signal.Signals(number)] = True
+        if distributed.get_rank() == 0 and os.getpid() == self._process:
+            # os.write: a handler may interrupt a line that is being printed
+            os.write(2, f"{signal.Signals(number).name}: will save after the next step and stop\n".encode())
