@@ -11,8 +11,12 @@ SIGUSR1, SIGTERM or Ctrl-C saves a checkpoint, writes STOPPED and ends with exit
 continues. torchrun passes SIGUSR1 on only with --signals-to-handle (slurm/launch.sh).
 """
 
-from clinrep.modality import load_stage
-from clinrep.run import open_run, run_stage
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clinrep.modality import Modality, load_stage
+from clinrep.run import Run, open_run, run_stage
 from clinrep.stop_signal import StopSignal
 
 STAGE = "01_pretrain"
@@ -22,15 +26,30 @@ def main(argv: list[str]) -> None:
     """Run stage 01 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
-        from clinrep.training import check_start, save_model, train  # late: torch loads slowly
+        from clinrep.training import save_model  # late: torch loads slowly, and Optuna is seldom needed
 
-        check_start(run, config.training, config.items_per_step)
-        data = modality.load_blocks(config)
-        model = modality.build_language_model(config, data)
-        model = train(model, data.make_task(config), config.training, run, stop)
-        if not run.is_stopped:
-            save_model(model, run, "backbone", data.companions)
-            run.rows |= data.count_rows()
+        if config.search.num_trials:
+            from clinrep.training.search import search
+
+            search(config, run, stop, partial(pretrain, modality, stop))
+        else:
+            model, companions = pretrain(modality, stop, config, run)
+            if not run.is_stopped:
+                save_model(model, run, "backbone", companions)
+
+
+def pretrain(
+    modality: Modality, stop: StopSignal, config: Any, run: Run, on_validation: Any = None
+) -> tuple[Any, list[Path]]:
+    """Return the best model of one run, or of one trial of a search, and the files to lie beside it."""
+    from clinrep.training import check_start, train
+
+    check_start(run, config.training, config.items_per_step)
+    data = modality.load_blocks(config)
+    run.rows |= data.count_rows()
+    model = modality.build_language_model(config, data)
+    model = train(model, data.make_task(config), config.training, run, stop, on_validation=on_validation)
+    return model, data.companions
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def undo(directory: Path, preparation: Preparation) -> None:
 
 
 def _holds_training(directory: Path) -> bool:
-    """Return whether hours of work lie there: checkpoints, or the trials of a search."""
-    return any(any(directory.glob(pattern)) for pattern in ("checkpoints/*", "trials/*"))
+    """Return whether hours of work lie there: checkpoints, or trials of a search that have begun to train."""
+    return any(any(directory.glob(pattern)) for pattern in ("checkpoints/*", "trials/*/metrics.jsonl"))
 
 
 def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:

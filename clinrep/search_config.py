@@ -37,7 +37,7 @@ class SearchConfig:
     """A search for the settings whose best validation metric is the best, by Optuna."""
 
     num_trials: int = 0
-    """Trials in all, failed and pruned ones included; 0: no search. May be raised later to go on searching."""
+    """Trials in all, failed and pruned ones included; 0: no search."""
     space: dict[str, SearchRange] = field(default_factory=dict)
     """Full name of a setting, as training.learning_rate -> its values."""
     num_startup_trials: int = 10

@@ -58,6 +58,7 @@ class Job:
             for member in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
+            psutil.wait_procs(family[1:], timeout=60)  # one that dies slowly still holds the directory
         self.process.wait()
 
     def stop_after(self, step: int, which: signal.Signals, is_for_all: bool = False) -> int:

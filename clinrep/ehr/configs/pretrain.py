@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clinrep.config import StageConfig, require
-from clinrep.search_config import SearchConfig
+from clinrep.search_config import SearchConfig, check_space
 from clinrep.training_config import TrainingConfig
 
 
@@ -194,3 +194,4 @@ class PretrainConfig(StageConfig):
             f"be a multiple of block_size ({size})",
             f"try {max(1, round(tokens / size)) * size}",
         )
+        check_space(self)

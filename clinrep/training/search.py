@@ -1,0 +1,254 @@
+"""search: several trainings with other settings each, by Optuna; the best one's weights are the result.
+
+Every rank runs every trial. Rank 0 alone knows Optuna; what it decides reaches the others as plain values,
+so a pruned trial ends on all of them at the same validation.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from optuna.trial import TrialState
+
+from clinrep import artifacts, distributed
+from clinrep.config import FREE_SETTINGS, InputError, config_to_dict, config_to_yaml, flatten, lookup
+from clinrep.run import Run
+from clinrep.search_config import SearchConfig, apply, check_space
+from clinrep.stop_signal import StopSignal
+from clinrep.training.loop import save_model
+from clinrep.training.search_locks import read_holder
+from clinrep.training.trials import Offer, Trials
+
+logger = logging.getLogger("clinrep")
+
+ValueT = TypeVar("ValueT")
+OnValidation = Callable[[int, dict[str, float]], bool]
+# (config of a trial, its run, on_validation) -> the model with its best weights, and files to lie beside it
+Pretrain = Callable[[Any, Run, OnValidation], tuple[Any, Sequence[Path]]]
+
+
+def search(
+    config: Any,
+    run: Run,
+    stop: StopSignal,
+    pretrain: Pretrain,
+    *,
+    metric: str = "eval_loss",
+    greater_is_better: bool = False,
+) -> None:
+    """Run trials until `config.search.num_trials` are done; write the best one's weights to `backbone/`.
+
+    The same command continues: first the trials that were broken off, each from its checkpoints. Trials and
+    journal lie in `config.output_dir`: `trials/trial-NNNN/` with config.yaml, metrics.jsonl and, of the best,
+    `backbone/`; `search/journal.log` and, for people, `search/trials.csv`. One of several workers
+    (`config.search.worker`) ends when no trial is left to begin; the command without worker then takes the
+    result, and metrics.jsonl of the run is the best trial's. Every rank calls it.
+
+    Args:
+        config: settings of the stage, with a group `search`.
+        run: the open run; of a worker, one of its own. Gets `stop` when a signal came.
+        stop: entered before.
+        pretrain: trains with a trial's settings in a trial's run, whose directory it may hold checkpoints
+            of; it must write metrics.jsonl, call `on_validation(step, metrics)` on every rank after each
+            validation that is new, and end where that returns True.
+        metric: the metric whose best value over the validations of a trial is the trial's value.
+        greater_is_better: whether that metric should rise.
+
+    Raises:
+        InputError: the space does not fit the settings, the directory holds another search, or trials are
+            still being run by workers.
+        RuntimeError: no trial was completed.
+    """
+    space = check_space(config)
+    trials = Trials(Path(config.output_dir), config.search, config.seed, metric, greater_is_better)
+    _on_main(run, lambda: trials.open(space, _list_settings(config, run)))
+    _on_main(run, trials.tidy)
+    trainer = _Searcher(config, run, stop, pretrain, trials, metric)
+    while not stop.agree():
+        offer = _on_main(run, trials.take)
+        if offer is None:
+            break
+        try:
+            trainer.run_trial(offer)
+        finally:
+            trials.let_go()
+    if stop.name is not None:
+        if not run.is_stopped:
+            run.stop(0, stop.name)
+    elif config.search.worker is None:
+        run.rows |= _on_main(run, lambda: _take_result(run, trials, metric))
+    else:
+        logger.info("no trial is left to begin; the same command without --search.worker takes the result")
+
+
+class _Searcher:
+    """Runs one trial after another."""
+
+    def __init__(
+        self, config: Any, run: Run, stop: StopSignal, pretrain: Pretrain, trials: Trials, metric: str
+    ) -> None:
+        self._config, self._run, self._stop = config, run, stop
+        self._pretrain, self._trials, self._metric = pretrain, trials, metric
+
+    def run_trial(self, offer: Offer) -> None:
+        """Run a trial to its end, or to where a signal stops it."""
+        begins = "begins" if offer.is_new else "continues"
+        logger.info("trial %d %s: %s", offer.number, begins, _describe(offer.values))
+        try:
+            alone = apply(self._config, {"search": SearchConfig()})
+            trial_run = Run(self._run.stage, apply(alone, offer.values), offer.folder, self._run.inputs)
+        except InputError as error:  # each value is possible (check_space), but not all of them together
+            self._fail(offer, str(error))
+            return
+        if self._run.is_main:
+            artifacts.write_text(offer.folder / "config.yaml", config_to_yaml(trial_run.config))
+            (offer.folder / "STOPPED").unlink(missing_ok=True)
+        watch = _Watch(trial_run, self._trials, offer.number, self._metric)
+        trained = self._train(offer, trial_run, watch)
+        if watch.is_pruned:
+            logger.info("trial %d is pruned at step %d", offer.number, watch.step)
+            self._tell(offer, TrialState.PRUNED)
+        elif trial_run.is_stopped:
+            self._run.stop(_read_stopped_step(trial_run), self._stop.name or "a signal")
+        elif trained is not None:
+            self._complete(offer, trial_run, *trained)
+        del trained
+        gc.collect()  # the next trial's model must find the device empty
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _train(self, offer: Offer, trial_run: Run, watch: _Watch) -> tuple[Any, Sequence[Path]] | None:
+        """Return what `pretrain` returns; None after a failure, which all ranks agree on."""
+        has_complete = _on_main(self._run, lambda: self._trials.find_best() is not None)
+        trained, failure = None, ""
+        try:
+            trained = self._pretrain(trial_run.config, trial_run, watch)
+        except InputError as error:
+            # Tells of the command rather than of this trial's values where no trial was completed yet, and
+            # where this one could be trained before.
+            if not has_complete or any((offer.folder / "checkpoints").glob("*")):
+                raise
+            failure = str(error)
+        except RuntimeError as error:
+            # A loss that is not finite is so on every rank. Memory that ran out is another type; the other
+            # ranks wait for the one without, and only the launcher ends them.
+            if distributed.get_world_size() > 1 and type(error) is not RuntimeError:
+                raise
+            failure = str(error)
+        # Where a rank was killed this raises on the others: the trial is then broken off, not failed.
+        (num_failures,) = distributed.sum_numbers([float(bool(failure))])
+        if num_failures:
+            self._fail(offer, failure or "another rank failed")
+            return None
+        return trained
+
+    def _fail(self, offer: Offer, reason: str) -> None:
+        logger.warning("trial %d failed: %s", offer.number, reason)
+        self._tell(offer, TrialState.FAIL)
+
+    def _complete(self, offer: Offer, trial_run: Run, model: Any, companions: Sequence[Path]) -> None:
+        """Save the weights of a trial better than all before; only then does it count as complete."""
+        found = _on_main(self._run, lambda: self._trials.find_best_step(self._trials.read()[offer.number]))
+        if found is None:
+            self._fail(offer, f"{self._metric} was never a finite number")
+            return
+        if _on_main(self._run, lambda: self._trials.is_best(offer.number)):
+            save_model(model, trial_run, "backbone", companions)
+            distributed.wait_for_all()
+        _on_main(self._run, lambda: self._trials.remember_rows(offer.number, trial_run.rows))
+        self._tell(offer, TrialState.COMPLETE)
+        logger.info("trial %d is complete: %s %.4f at step %d", offer.number, self._metric, *found)
+
+    def _tell(self, offer: Offer, state: TrialState) -> None:
+        _on_main(self._run, lambda: self._trials.tell(offer.number, state))
+
+
+class _Watch:
+    """Called after each validation of a trial; says on every rank whether to prune it."""
+
+    def __init__(self, trial_run: Run, trials: Trials, number: int, metric: str) -> None:
+        self._run, self._trials, self._number, self._metric = trial_run, trials, number, metric
+        self.is_pruned = False
+        self.step = 0
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> bool:
+        self.step = step
+        value = lookup(metrics, self._metric, "metric of the search")
+        self.is_pruned = _on_main(self._run, lambda: self._ask(step, value))
+        return self.is_pruned
+
+    def _ask(self, step: int, value: float) -> bool:
+        self._trials.report(self._number, step, value)
+        return self._trials.is_to_prune(self._number)
+
+
+def _on_main(run: Run, action: Callable[[], ValueT]) -> ValueT:
+    """Return on every rank what `action` returns on rank 0, or raise its InputError on every rank."""
+    found: tuple[Any, str] = (None, "")
+    if run.is_main:
+        try:
+            found = (action(), "")
+        except InputError as error:
+            found = (None, str(error))
+    value, problem = distributed.share_from_main(found)
+    if problem:
+        raise InputError(problem)
+    return value
+
+
+def _list_settings(config: Any, run: Run) -> dict[str, Any]:
+    """Return all that decides what a trial computes; of an input what counts is its content."""
+    settings = flatten(config_to_dict(config))
+    free = {"search.num_trials", "search.worker"} | run.inputs.keys()
+    kept = {
+        key: value for key, value in settings.items() if key not in free and key.split(".")[-1] not in FREE_SETTINGS
+    }
+    return kept | {f"the content of {key}": digest for key, digest in run.inputs.items()}
+
+
+def _take_result(run: Run, trials: Trials, metric: str) -> dict[str, int]:
+    """Make the best trial's weights and metrics those of the run; return its row counts."""
+    running = trials.read(TrialState.RUNNING)
+    if running:
+        holders = [(trial.number, read_holder(trials.folder(trial.number))) for trial in running]
+        words = [f"{number} (worker {holder.get('worker')} on {holder.get('host')})" for number, holder in holders]
+        raise InputError(
+            f"trials are still being run: {', '.join(words)}; wait for these workers. One that was killed goes on "
+            f"with its trial when started again with its --search.worker, or from its own machine"
+        )
+    best = trials.find_best()
+    if best is None:
+        table = run.directory / "search" / "trials.csv"
+        raise RuntimeError(f"none of the {len(trials.read())} trials was completed, see {table}; change search.space")
+    for leftover in run.directory.glob(".backbone.*.tmp"):  # of a kill; others are small
+        shutil.rmtree(leftover)
+    folder, found = trials.folder(best.number), trials.find_best_step(best)
+    with artifacts.atomic_path(run.directory / "backbone") as temporary:
+        shutil.copytree(folder / "backbone", temporary)
+    with artifacts.atomic_path(run.directory / "metrics.jsonl") as temporary:
+        shutil.copyfile(folder / "metrics.jsonl", temporary)
+    assert found is not None
+    logger.info("best is trial %d: %s %.4f at step %d, %s", best.number, metric, *found, _describe(best.params))
+    rows: dict[str, int] = best.user_attrs["rows"]
+    return rows
+
+
+def _describe(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
+def _read_stopped_step(trial_run: Run) -> int:
+    """Return the step a stopped trial was saved at; 0 on ranks that write nothing."""
+    if not trial_run.is_main:
+        return 0
+    step: int = json.loads((trial_run.directory / "STOPPED").read_text())["step"]
+    return step
