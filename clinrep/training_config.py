@@ -43,6 +43,9 @@ class TrainingConfig:
     """Keep only each layer's input and compute the rest again backwards: less memory, about a third more work."""
     compile: bool = False
     """Compile each transformer layer with torch.compile; for batches of one shape, as in pretraining."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimizer state over the ranks (FSDP2): for models whose training state does not
+    fit one device; needs several processes."""
     num_workers: int = 0
     """Processes that load batches, per rank."""
     keep_checkpoints: int = 2

@@ -8,7 +8,8 @@ import warnings
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+import transformers
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from clinrep import distributed
@@ -75,11 +76,28 @@ def prepare_model(model: PreTrainedModel, config: TrainingConfig) -> None:
             layer.compile(dynamic=False)
 
 
-def check_trackers(config: TrainingConfig) -> None:
-    """Refuse a tracker that is not installed; an InputError says how to install it."""
+def check_settings(config: TrainingConfig) -> None:
+    """Refuse settings that need what is not here: a tracker, a GPU, other processes."""
     for name in config.report_to:
         if importlib.util.find_spec(TRACKERS[name]) is None:
             raise InputError(f"report_to names {name}, which is not installed: pip install {TRACKERS[name]}")
+    if config.fsdp and distributed.get_world_size() == 1:
+        raise InputError(
+            "training.fsdp is true but there is only one process, which has no other to share with; start several "
+            "(torchrun --nproc_per_node=2 and more), or use --training.fsdp false"
+        )
+    if config.fsdp and not hasattr(Trainer, "_defer_fsdp_gradient_reduction"):
+        # 5.17's Trainer would wrap the sharded model in DDP as well
+        raise InputError(
+            f"training.fsdp is true but transformers {transformers.__version__} is too old for it; install the version "
+            "in requirements.txt, or use --training.fsdp false"
+        )
+    if config.compile and config.gradient_checkpointing and distributed.choose_device().type == "cpu":
+        # torch.compile leaves a checkpointed layer alone where its attention breaks the graph, and says nothing
+        raise InputError(
+            "training.compile and training.gradient_checkpointing are both true but on a CPU nothing would be "
+            "compiled then; use --training.compile false, or GPUs"
+        )
 
 
 def place_tensorboard(callbacks: list[Any], run: Run) -> None:

@@ -9,16 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import transformers
-from safetensors.torch import load_model
 from transformers import PreTrainedModel, PrinterCallback, TrainerState
 
 from clinrep import artifacts, distributed
 from clinrep.run import Run
 from clinrep.stop_signal import StopSignal
-from clinrep.training.arguments import check_trackers, make_arguments, place_tensorboard, prepare_model
+from clinrep.training.arguments import check_settings, make_arguments, place_tensorboard, prepare_model
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.metrics_log import MetricsLog
 from clinrep.training.progress import Progress
+from clinrep.training.sharding import ShardedTrainer
 from clinrep.training.task import EpochSampler, FilledDataset, Task
 from clinrep.training.throughput import StepMeter, count_parameters, measure_model
 from clinrep.training.trainer import OnValidation, StageFlow, StageTrainer, is_patience_over, make_epoch_starter
@@ -35,10 +35,10 @@ def check_start(run: Run, config: TrainingConfig, items_per_step: int) -> None:
 
     Raises:
         InputError: the checkpoints of `run` are damaged or of another number of processes, the ranks cannot
-            share the items of a step, or a tracker is not installed.
+            share the items of a step, or a setting needs what is not here: a tracker, a GPU, several processes.
     """
     divide_step(items_per_step, distributed.get_world_size(), config.batch_size)
-    check_trackers(config)
+    check_settings(config)
     _find_checkpoints(run, config).check()
 
 
@@ -58,7 +58,7 @@ def train(
 
     Args:
         model: gives `.loss` from a batch with `labels`; its loss must leave out label -100 and divide by
-            `num_items_in_batch`, as those of transformers do.
+            `num_items_in_batch`, as those of transformers do. Go on with what is returned: it may be another object.
         task: what is learned and how it is validated.
         config: steps, batch size and the optimizer's settings.
         run: the open run; gets `checkpoints/` and `metrics.jsonl`, and `stop` when a signal came.
@@ -83,12 +83,14 @@ def train(
         start_epoch = make_epoch_starter(trainer.train_dataset, trainer.sampler, task.items_per_step)
         trainer.add_callback(StageFlow(config, checkpoints, stop, trainer.progress, start_epoch, on_validation))
         state = _run_or_skip(trainer, config, first_step)
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if stop.name is not None:
         run.stop(state.global_step, stop.name)
-        return trained
-    _load_best(trained, checkpoints, state, task.metric_for_best)
-    return trained
+        return trainer.return_model(state.global_step)
+    step = state.best_global_step
+    if not step:
+        raise RuntimeError(f"{task.metric_for_best} was never a finite number; lower training.learning_rate")
+    logger.info("best %s %.4f at step %d", task.metric_for_best, state.best_metric, step)
+    return trainer.return_model(step)
 
 
 def save_model(model: PreTrainedModel, run: Run, folder: str, companions: Sequence[Path]) -> None:
@@ -114,7 +116,8 @@ def _make_trainer(
     prepare_model(model, config)
     dataset = FilledDataset(task.dataset, task.items_per_step, task.filler)
     meter = StepMeter(measure_model(model), config.peak_tflops)
-    trainer = StageTrainer(
+    trainer_class = ShardedTrainer if config.fsdp else StageTrainer
+    trainer = trainer_class(
         model=model, args=make_arguments(config, run, task), train_dataset=dataset, data_collator=task.collate
     )
     trainer.sampler = EpochSampler(len(dataset), run.config.seed)
@@ -144,15 +147,3 @@ def _run_or_skip(trainer: StageTrainer, config: TrainingConfig, first_step: int)
             return state
     trainer.train(resume_from_checkpoint=str(trainer.checkpoints.path(first_step)) if first_step else None)
     return trainer.state
-
-
-def _load_best(model: PreTrainedModel, checkpoints: Checkpoints, state: TrainerState, metric: str) -> None:
-    """Load the weights that validated best into `model`."""
-    step = state.best_global_step
-    if not step:
-        raise RuntimeError(f"{metric} was never a finite number; lower training.learning_rate")
-    try:
-        load_model(model, checkpoints.path(step) / "model.safetensors", device=str(model.device))
-    except Exception as error:
-        raise checkpoints.explain_unreadable(step, error) from error
-    logger.info("best %s %.4f at step %d", metric, state.best_metric, step)

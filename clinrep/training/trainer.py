@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_model
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clinrep.stop_signal import StopSignal
 from clinrep.training.checkpoints import Checkpoints
@@ -20,6 +21,7 @@ from clinrep.training.throughput import StepMeter
 from clinrep.training_config import TrainingConfig
 
 OnValidation = Callable[[int, dict[str, float]], bool]
+LoadedT = TypeVar("LoadedT")
 
 logger = logging.getLogger("clinrep")
 
@@ -93,6 +95,16 @@ class StageTrainer(Trainer):
             self.metrics_log.write(self.state.global_step, split, values)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(values))
 
+    def return_model(self, step: int) -> PreTrainedModel:
+        """Return the model as the caller knows it, with the weights after `step`, at which a checkpoint was saved."""
+        model: PreTrainedModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if step != self.state.global_step:
+            self._load_or_explain(
+                lambda folder: load_model(model, f"{folder}/model.safetensors", device=str(model.device)),
+                str(self.checkpoints.path(step)),
+            )
+        return model
+
     # A file of a complete checkpoint may still be unreadable: never a traceback, never a restart from 0.
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
@@ -104,9 +116,9 @@ class StageTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         self._load_or_explain(super()._load_rng_state, checkpoint)
 
-    def _load_or_explain(self, load: Callable[..., None], checkpoint: str | None, *more: Any) -> None:
+    def _load_or_explain(self, load: Callable[..., LoadedT], checkpoint: str | None, *more: Any) -> LoadedT:
         try:
-            load(checkpoint, *more)
+            return load(checkpoint, *more)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:

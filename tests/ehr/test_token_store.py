@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import time
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
