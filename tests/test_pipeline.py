@@ -78,7 +78,7 @@ def test_scores_say_how_many_and_are_null_where_one_event_cannot_make_a_number(r
     assert scores.filter(is_ventilation)["estimate"].null_count() == scores.filter(is_ventilation).height == 9
     assert scores.filter(pl.col("outcome") == "long_length_of_stay").null_count().sum_horizontal().item() == 0
     models = set(scores.filter(is_ventilation)["model"])
-    assert models == {"classifier", "backbone layer 3 last_token", "backbone layer 3 mean"}
+    assert models == {"classifier", "backbone layer 4 last_token", "backbone layer 4 mean"}
 
 
 def test_the_report_is_one_file_with_every_figure(runs):
