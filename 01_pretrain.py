@@ -26,12 +26,12 @@ def main(argv: list[str]) -> None:
     """Run stage 01 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
-        from clinrep.training import save_model  # late: torch loads slowly, and Optuna is seldom needed
+        from clinrep.training import check_share, save_model  # late: torch loads slowly, and Optuna is seldom needed
 
         if config.search.num_trials:
             from clinrep.training.search import search
 
-            search(config, run, stop, partial(pretrain, modality, stop))
+            search(config, run, stop, partial(pretrain, modality, stop), check=check_share)
         else:
             model, companions = pretrain(modality, stop, config, run)
             if not run.is_stopped:

@@ -56,6 +56,11 @@ class StageConfig:
         """Folders of `output_dir` that other processes may have made before this run begins there."""
         return frozenset()
 
+    def explain_unsearchable(self) -> dict[str, str]:
+        """Return setting or group -> why a search must not vary it."""
+        one = "a search compares runs of one seed on one input, in one directory"
+        return dict.fromkeys(("seed", "output_dir", "modality", "search"), one)
+
     def __post_init__(self) -> None:
         """Refuse a negative seed: numpy and torch generators take none."""
         require(self.seed >= 0, "seed", self.seed, "be 0 or more", "use 42")

@@ -30,6 +30,10 @@ logger = logging.getLogger("clinrep")
 ItemT = TypeVar("ItemT")
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason its message gives in full. Ends with exit code 1, without a traceback."""
+
+
 @dataclass
 class Run:
     """The directory a stage writes, opened by `open_run`."""
@@ -80,6 +84,8 @@ def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
         if _is_main():
             print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
+    except RunError:
+        sys.exit(1)  # open_run has said why
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -124,6 +130,10 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
     except InputError:
         if run.is_main:
             undo(directory, found)
+        distributed.end_process_group(is_failing=True)
+        raise
+    except RunError as error:
+        logger.error("%s failed: %s", stage, error)
         distributed.end_process_group(is_failing=True)
         raise
     except Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -20,10 +19,12 @@ from typing import Any
 
 import yaml
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_lock
 from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
 
 logger = logging.getLogger("clinrep")
+
+NUM_TRIALS = "search.num_trials"  # may grow: more trials change none of those before
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _lock(directory: Path) -> int:
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file_lock.lock(descriptor)
     except BlockingIOError as error:
         os.close(descriptor)
         raise InputError(f"--output_dir {directory} is in use by another run; wait for it, or stop it") from error
@@ -83,7 +84,7 @@ def _lock(directory: Path) -> int:
 def release(preparation: Preparation) -> None:
     """Let other runs use the directory."""
     if preparation.lock >= 0:
-        os.close(preparation.lock)
+        file_lock.unlock(preparation.lock)
 
 
 def undo(directory: Path, preparation: Preparation) -> None:
@@ -137,7 +138,27 @@ def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: d
             f"Choose another --output_dir, or remove that directory to start over"
         )
     _warn_of_other_code(directory)
-    return (directory / "DONE").is_file()
+    _reopen_search(config, directory)
+    return (directory / "DONE").is_file() and _holds_outputs(stage, directory)
+
+
+def _holds_outputs(stage: str, directory: Path) -> bool:
+    """Return True; an InputError names an output of a finished run that is gone."""
+    for name in artifacts.read_done(directory, stage).get("outputs", {}):
+        if not (directory / name).is_file():
+            raise InputError(
+                f"{directory} is finished but {directory / name} is gone; remove that directory to run anew"
+            )
+    return True
+
+
+def _reopen_search(config: StageConfig, directory: Path) -> None:
+    """Take DONE away from a search that has as many trials as were asked for then, but not as are asked for now."""
+    saved = flatten(yaml.safe_load((directory / "config.yaml").read_text())).get(NUM_TRIALS)
+    now = flatten(config_to_dict(config)).get(NUM_TRIALS)
+    if saved != now:
+        logger.info("%s: %s was %s, now %s: the search goes on", directory, NUM_TRIALS, saved, now)
+        (directory / "DONE").unlink(missing_ok=True)
 
 
 def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> list[str]:
@@ -153,7 +174,7 @@ def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs
     saved_inputs = provenance.get("inputs", {})
     differences = []
     for key in sorted(saved.keys() | now.keys()):
-        if key.rpartition(".")[2] in FREE_SETTINGS or saved.get(key) == now.get(key):
+        if key.rpartition(".")[2] in FREE_SETTINGS or key == NUM_TRIALS or saved.get(key) == now.get(key):
             continue
         if key in inputs and key in saved_inputs:
             continue  # a path: what counts is what lies there, compared below

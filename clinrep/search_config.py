@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -81,18 +81,31 @@ def check_space(config: Any) -> dict[str, SearchRange]:
     """
     if config.search.num_trials == 0:
         return {}
-    searchable = _list_searchable(config)
+    searchable, fixed = _list_searchable(config), config.explain_unsearchable()
     space = {}
     for name, values in config.search.space.items():
+        reason = fixed.get(name.split(".")[0])
+        if reason:
+            raise InputError(f"search.space: {name} cannot be searched: {reason}")
         space[name] = _fit(name, values, lookup(searchable, name, "setting to search"))
-    alone = dataclasses.replace(config, search=SearchConfig())
+    for _ in list_corners(config, space):
+        pass
+    return space
+
+
+def list_corners(config: ConfigT, space: Mapping[str, SearchRange]) -> Iterator[ConfigT]:
+    """Yield the settings without a search, with each bound and each choice of `space` in turn.
+
+    Raises:
+        InputError: one of them makes no valid settings.
+    """
+    alone = apply(config, {"search": SearchConfig()})
     for name, values in space.items():
         for value in values.choices or (values.low, values.high):
             try:
-                apply(alone, {name: value})
+                yield apply(alone, {name: value})
             except ValueError as error:
                 raise InputError(f"search.space: {name} = {value!r} makes no valid settings: {error}") from error
-    return space
 
 
 def apply(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:

@@ -294,3 +294,21 @@ def test_a_gpu_gives_the_same_with_empty_documents(dtype: torch.dtype) -> None:
     on_gpu = [tensor.cuda() for tensor in heads]
     output, _ = attend_packed(torch.nn.Module(), *on_gpu, None, cu_seq_lens_q=bounds, max_length_q=24)
     assert np.abs(output[0].double().cpu().numpy() - expected).max() < (1e-4 if dtype == torch.float32 else 0.03)
+
+
+def test_autocast_casts_all_three_before_the_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary positions are fp32, so query and key come in fp32 under autocast: FlashAttention would never be used."""
+    seen: list[set[torch.dtype]] = []
+
+    def watch(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr("clinrep.training.attention._attend_one_by_one", watch)
+    query, key = (torch.randn(1, 2, 6, 4) for _ in range(2))
+    bounds = torch.tensor([0, 2, 6], dtype=torch.int32)
+    attend_packed(torch.nn.Module(), query, key, key.bfloat16(), None, cu_seq_lens_q=bounds)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attention = attend_packed(torch.nn.Module(), query, key, key.bfloat16(), None, cu_seq_lens_q=bounds)
+    assert seen == [{torch.float32, torch.bfloat16}, {torch.bfloat16}]
+    assert attention[0].dtype == torch.bfloat16

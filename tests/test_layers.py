@@ -14,7 +14,17 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "clinrep").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("0*.py"))
 STAGES = [script.stem for script in SCRIPTS]
-FLOOR = {"artifacts", "config", "run", "run_directory", "distributed", "training_config", "search_config", "modality"}
+FLOOR = {
+    "artifacts",
+    "config",
+    "file_lock",
+    "run",
+    "run_directory",
+    "distributed",
+    "training_config",
+    "search_config",
+    "modality",
+}
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",

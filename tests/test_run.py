@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from clinrep.config import InputError, StageConfig
-from clinrep.run import open_run
+from clinrep.run import RunError, open_run, run_stage
 
 ROOT = Path(__file__).parent.parent
 
@@ -261,3 +261,39 @@ def test_sigterm_ends_a_stage_as_ctrl_c_does(tmp_path, world_size):
     assert done.stderr.strip().endswith("ended by SIGTERM")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_forked_process_that_outlives_a_run_does_not_hold_its_directory(config):
+    """A DataLoader's worker lives on for seconds when the run is killed with -9."""
+    with open_run(STAGE, config):
+        child = os.fork()
+        if not child:
+            os.read(os.pipe()[0], 1)
+    try:
+        (Path(config.output_dir) / "DONE").unlink()
+        finish(config)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_finished_run_that_lost_an_output_is_not_called_done(config):
+    finish(config)
+    (Path(config.output_dir) / "splits.parquet").unlink()
+    with pytest.raises(InputError, match=r"is finished but .*splits\.parquet is gone; remove that directory"):
+        finish(config)
+
+
+def test_a_run_that_fails_for_a_known_reason_says_it_once_without_a_traceback(config, caplog, monkeypatch):
+    def fail(argv):
+        with open_run(STAGE, config):
+            raise RunError("the training loss is nan")
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_stage(fail)
+    assert ended.value.code == 1
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
+        f"{STAGE} failed: the training loss is nan"
+    ]
+    assert not any(record.exc_info for record in caplog.records)

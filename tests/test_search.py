@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 import clinrep.training.search as search_module
 import clinrep.training.trials as trials_module
 from clinrep import distributed
 from clinrep.config import InputError
-from clinrep.run import Run
+from clinrep.run import Run, RunError
+from clinrep.search_config import check_space
 from clinrep.training.search import search
 from clinrep.training.search_locks import TrialLock
+from clinrep.training.trials import Trials
 from tests.search_example import (
     NUM_STEPS,
     SPACE,
@@ -129,7 +132,7 @@ def test_a_trial_worse_than_the_median_is_pruned_and_one_that_is_spared_is_not(t
 
 def test_a_failed_trial_counts_but_is_never_the_best(tmp_path):
     def fails(config: Example) -> Exception | None:
-        return RuntimeError("the training loss is nan") if config.width == 16 else None
+        return RunError("the training loss is nan") if config.width == 16 else None
 
     go(make(tmp_path, pruner="none"), Trainer(fails=fails))
     trials = read_journal(tmp_path)
@@ -268,6 +271,41 @@ def test_the_turn_of_a_killed_process_ends(tmp_path, monkeypatch):
     go(make(tmp_path, num_trials=1))
 
 
+def test_what_a_machine_cannot_run_is_refused_before_the_first_trial(tmp_path):
+    def check(config):
+        if config.width == 16:
+            raise InputError("3 processes cannot share 16 items")
+
+    run = Run("01_pretrain", make(tmp_path), tmp_path, {})
+    with pytest.raises(InputError, match="3 processes cannot share 16 items"):
+        search(run.config, run, NoSignal(), Trainer(), check=check)  # type: ignore[arg-type]
+    assert not (tmp_path / "trials").exists()
+
+
+def test_a_trial_that_ends_while_another_worker_looks_is_left_alone(tmp_path, monkeypatch):
+    """Listed as running, finished by its worker, then held: a second run of it would overwrite its metrics."""
+    config = make(tmp_path, num_trials=2)
+    mine, other = (
+        Trials(tmp_path, dataclasses.replace(config.search, worker=worker), config.seed, "eval_loss", False)
+        for worker in (0, 1)
+    )
+    for trials in (mine, other):
+        trials.open(check_space(config), {})
+    assert mine.take().number == 0
+    mine.report(0, 1, 0.5)
+    list_as_running = Trials.read
+
+    def finish_first(self, *states):
+        found = list_as_running(self, *states)
+        if self is other and states and mine._held is not None:
+            mine.tell(0, TrialState.PRUNED)
+            mine.let_go()
+        return found
+
+    monkeypatch.setattr(Trials, "read", finish_first)
+    assert other.take().number == 1
+
+
 def test_more_trials_may_be_asked_for_later(tmp_path):
     go(make(tmp_path / "whole", num_trials=4))
     go(make(tmp_path / "more", num_trials=2))
@@ -402,7 +440,7 @@ def test_a_pruned_trial_ends_on_both_ranks(tmp_path):
 
 def test_a_failure_of_all_ranks_fails_the_trial_and_wrong_input_ends_both(tmp_path):
     def fails(config: Example) -> Exception | None:
-        return RuntimeError("the training loss is nan") if config.width == 16 else None
+        return RunError("the training loss is nan") if config.width == 16 else None
 
     trainers = [Trainer(fails=fails), Trainer(fails=fails)]
     assert run_on_two_ranks(tmp_path, trainers, make(tmp_path / "x", pruner="none")) == [0, 0]

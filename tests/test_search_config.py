@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from clinrep.config import InputError, config_to_yaml, parse_config
+from clinrep.modality import load_stage
 from clinrep.search_config import SearchRange, apply, check_space
 from tests.search_example import Example, Training, make
 
@@ -66,10 +67,10 @@ def test_a_space_takes_the_types_of_its_settings(tmp_path):
         ("learning_rate", {"low": 1, "high": 2}, "unknown setting to search 'learning_rate'; known: depth, is_tied,"),
         ("training", {"choices": [1]}, "unknown setting to search 'training'"),
         ("training.num_workers", {"low": 0, "high": 4}, "unknown setting"),
-        ("output_dir", {"choices": ["a"]}, "unknown setting"),
+        ("output_dir", {"choices": ["a"]}, "output_dir cannot be searched: a search compares runs of one seed"),
         ("timelines_dir", {"choices": ["a"]}, "unknown setting"),
-        ("seed", {"low": 1, "high": 9}, "unknown setting"),
-        ("search.num_trials", {"low": 1, "high": 9}, "unknown setting"),
+        ("seed", {"low": 1, "high": 9}, "seed cannot be searched: "),
+        ("search.num_trials", {"low": 1, "high": 9}, "search.num_trials cannot be searched: "),
         ("names", {"choices": [["a"]]}, "unknown setting"),
         ("training.num_epochs", {"low": 1.5, "high": 3}, "training.num_epochs is 1.5 but must be a whole number"),
         ("training.learning_rate", {"low": 2, "high": 1}, "must have low at or below high"),
@@ -100,3 +101,17 @@ def test_values_take_their_place_and_everything_is_checked_anew():
     for values in ({"training.learning_rate": -1.0}, {"width": 9}):
         with pytest.raises(InputError, match="must be"):
             apply(config, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "reason"),
+    [
+        ("block_size", [], "decides which tokens validation predicts"),
+        ("packing.predict_padding", [], "decides which tokens validation predicts"),
+        ("model.num_layers", ["--backbone_dir", "x"], "--backbone_dir decides it"),
+    ],
+)
+def test_what_would_make_trials_incomparable_is_not_searched(name, more, reason):
+    flags = ["--timelines_dir", "x", "--output_dir", "y", "--search.num_trials", "2", *more]
+    with pytest.raises(InputError, match=f"{name} cannot be searched: .*{reason}"):
+        load_stage("01_pretrain", "", [*flags, "--search.space", f"{{{name}: {{choices: [2, 4]}}}}"])

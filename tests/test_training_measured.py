@@ -60,6 +60,7 @@ class Clock:
 def run_step(meter: StepMeter, clock: Clock, batches: list[dict[str, Any]]) -> dict[str, float]:
     """Load `batches` in 0.25 s each, compute 1 s, and return what was measured."""
     clock.now += 50  # validation and saving
+    meter.pause()
     meter.start()
     seen = list(meter.watch(clock.give(batches, 0.25)))
     assert all(batch.keys() == {"labels"} for batch in seen)
@@ -80,6 +81,19 @@ def test_a_step_is_measured_from_its_first_batch_to_its_end_over_all_ranks(monke
         assert found == pytest.approx(
             {"tokens_per_second": 160 / 1.5, "data_seconds": 0.3, "mfu": flops / (1.5 * 2 * 1e6)}
         )
+
+
+def test_without_a_pause_a_step_lasts_from_the_end_of_the_last() -> None:
+    """Records, trackers and progress between two steps are somebody's time too."""
+    clock = Clock()
+    meter = StepMeter(ModelFlops(1, 1), None, clock)
+    batch = {"labels": 0, "num_tokens": 40, "attention_pairs": 100}
+    run_step(meter, clock, [dict(batch)])
+    clock.now += 0.75
+    meter.start()
+    list(meter.watch(clock.give([dict(batch)], 0.25)))
+    clock.now += 1
+    assert meter.finish()["tokens_per_second"] == pytest.approx(40 / 2.0)
 
 
 def test_what_is_not_known_is_not_written() -> None:
@@ -179,9 +193,8 @@ def test_bf16_on_a_gpu_takes_tf32_for_the_rest(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
     for device, precision in (("cpu", "bf16"), ("cuda", "fp32"), ("cuda", "bf16")):
         monkeypatch.setattr("clinrep.distributed.choose_device", lambda device=device: torch.device(device))
-        assert asked == []
         prepare_model(make_model(), replace(CONFIG, precision=precision))
-    assert asked == ["high"]
+    assert asked == ["highest", "high"], "an fp32 trial of a search may follow one in bf16"
 
 
 @pytest.mark.slow

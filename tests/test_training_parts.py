@@ -117,3 +117,14 @@ def test_without_a_terminal_there_is_a_line_every_minute_and_every_tenth(
         "step 998 of 10000, loss 997.000, 25.00 s a step, 997,000 tokens/s, 2 d 15 h left",
         "step 1000 of 10000, loss 999.500, 25.00 s a step, 999,500 tokens/s, 2 d 14 h left",
     ]
+
+
+def test_a_marker_that_a_loss_of_power_left_empty_is_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 9)
+    for step in (1, 2):
+        checkpoints.path(step).mkdir()
+        (checkpoints.path(step) / "trainer_state.json").write_text("{}")
+        checkpoints.complete(step, best_step=None)
+    (checkpoints.path(2) / "COMPLETE").write_text("")
+    assert checkpoints.find_newest() == 1
+    assert not checkpoints.path(2).exists()

@@ -268,10 +268,9 @@ def load_blocks(config: PretrainConfig) -> PretrainingData:
     for split, store in stores.items():
         seed = derive_seed(config.seed, f"packing/{split}")
         blocks[split] = packed = pack(store, config.block_size, pad_token_id, seed)
-        full = len(store.tokens) / (len(packed) * config.block_size) if len(packed) else 0.0
         logger.info(
-            "%s: %d timelines, %d tokens in %d blocks of %d (%.1f %% of their places)",
-            *(split, len(store), len(store.tokens), len(packed), config.block_size, 100 * full),
+            "%s: %d timelines, %d tokens in %d blocks of %d",
+            *(split, len(store), len(store.tokens), len(packed), config.block_size),
         )
         if not len(packed):
             raise InputError(f"{directory}: the {split} split does not fill one block; lower block_size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +111,7 @@ def _load(
     attention: str = "sdpa",
 ) -> ModelT:
     """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
+    _check_config(directory)
     try:
         model, report = model_class.from_pretrained(
             directory,
@@ -127,6 +129,20 @@ def _load(
     if missing:
         raise ArtifactError(f"{directory / 'model.safetensors'} lacks {', '.join(sorted(missing))}")
     return model
+
+
+def _check_config(directory: Path) -> None:
+    """Refuse a config.json of another model, before one of billions of parameters is built from its defaults."""
+    try:
+        size = json.loads((directory / "config.json").read_text()).get("vocab_size")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{directory / 'config.json'} cannot be read ({error}); copy or train it again") from error
+    rows = artifacts.read_table_file("vocabulary", directory / "vocabulary.parquet").height
+    if size != rows:
+        raise ArtifactError(
+            f"{directory / 'config.json'} says vocab_size {size} but vocabulary.parquet beside it has {rows} tokens; "
+            "copy or train the model again"
+        )
 
 
 def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:

@@ -5,6 +5,7 @@ N timelines, T tokens in all.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -68,16 +69,37 @@ def open_token_stores(
 def _prepare(timelines_dir: Path, folder: Path, vocabulary_size: int, pad_token_id: int) -> str:
     """Derive `folder` where it does not exist, check it where it does; return what is wrong, '' for nothing."""
     try:
-        if folder.is_dir():
+        if not folder.is_dir():
+            _derive(timelines_dir, folder, vocabulary_size, pad_token_id)
+        elif not _is_whole(folder):
+            logger.warning("%s is damaged: laid out anew", folder)
+            shutil.rmtree(folder)
+            _derive(timelines_dir, folder, vocabulary_size, pad_token_id)
+        else:
             for split in SPLITS:
                 _check_tokens(TokenStore(folder / split).tokens, vocabulary_size, pad_token_id, timelines_dir)
-        else:
-            _derive(timelines_dir, folder, vocabulary_size, pad_token_id)
     except InputError as error:
         return str(error)
-    except (OSError, ValueError) as error:
-        return f"the tokens of {timelines_dir} cannot be laid out in {folder.parent}: {error}"
+    except OSError as error:
+        return (
+            f"the tokens of {timelines_dir} cannot be laid out in {folder.parent}: {error}; "
+            "make room there, or give another --token_store_dir"
+        )
     return ""
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether the arrays are what was written, as their digests say."""
+    try:
+        digests = json.loads((folder / "digests.json").read_text())
+        return bool(_digest_arrays(folder) == digests)
+    except (OSError, ValueError):
+        return False
+
+
+def _digest_arrays(folder: Path) -> dict[str, str]:
+    """Return the digest of each array of a store by its name there."""
+    return {str(path.relative_to(folder)): artifacts.fingerprint_file(path) for path in sorted(folder.glob("*/*.npy"))}
 
 
 def _agree_on(problem: str) -> None:
@@ -102,10 +124,11 @@ def _derive(timelines_dir: Path, folder: Path, vocabulary_size: int, pad_token_i
             shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
-        temporary.chmod(0o777 & ~_read_umask())  # mkdtemp lets nobody else in
         for split in SPLITS:
             (temporary / split).mkdir()
             _derive_split(timelines_dir, split, temporary / split, vocabulary_size, pad_token_id)
+        (temporary / "digests.json").write_text(json.dumps(_digest_arrays(temporary), indent=2) + "\n")
+        artifacts.open_to_others(temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -115,19 +138,13 @@ def _derive(timelines_dir: Path, folder: Path, vocabulary_size: int, pad_token_i
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read_umask() -> int:
-    """Return the process's file creation mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
 def _derive_split(timelines_dir: Path, split: str, folder: Path, vocabulary_size: int, pad_token_id: int) -> None:
     """Write tokens.npy and offsets.npy of one split, part by part of its timelines."""
     paths = artifacts.find_parts("timelines", timelines_dir, split)
     lengths = _read_lengths(timelines_dir, split, paths)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     data_type = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+    _reserve(folder, int(offsets[-1]) * np.dtype(data_type).itemsize)
     tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=data_type, shape=(int(offsets[-1]),))
     begin = 0
     for path in paths:
@@ -138,6 +155,12 @@ def _derive_split(timelines_dir: Path, split: str, folder: Path, vocabulary_size
     tokens.flush()
     np.save(folder / "offsets.npy", offsets)
     logger.info("%s: %d tokens of %d timelines laid out for training", split, begin, len(lengths))
+
+
+def _reserve(folder: Path, num_bytes: int) -> None:
+    """Raise an OSError where a disk has no room: to write into a map of a full disk kills the process."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
 
 
 def _read_lengths(timelines_dir: Path, split: str, paths: list[Path]) -> np.ndarray:

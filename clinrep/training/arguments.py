@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import warnings
 from typing import Any
@@ -15,14 +16,23 @@ from transformers.integrations import TensorBoardCallback
 from clinrep import distributed
 from clinrep.config import InputError
 from clinrep.run import Run
+from clinrep.training.attention import PACKED_ATTENTION
 from clinrep.training.task import Task
 from clinrep.training_config import TRACKERS, TrainingConfig, divide_step
+
+logger = logging.getLogger("clinrep")
 
 
 def make_arguments(config: TrainingConfig, run: Run, task: Task) -> TrainingArguments:
     """Return Trainer's arguments: ours where a setting decides, and all it would print off."""
     is_cpu = distributed.choose_device().type == "cpu"
     batch_size, num_passes = divide_step(task.items_per_step, distributed.get_world_size(), config.batch_size)
+    if 2 * batch_size < min(config.batch_size, batch_size * num_passes):
+        logger.warning(
+            "a rank's %d items of a step divide into forward passes of %d only, not of up to %d: slow; choose a "
+            "global batch with more divisors",
+            *(batch_size * num_passes, batch_size, config.batch_size),
+        )
     arguments = TrainingArguments(
         output_dir=str(run.directory / "checkpoints"),
         learning_rate=config.learning_rate,
@@ -64,13 +74,17 @@ def make_arguments(config: TrainingConfig, run: Run, task: Task) -> TrainingArgu
 
 def prepare_model(model: PreTrainedModel, config: TrainingConfig) -> None:
     """Apply the settings that change how a model computes, not what."""
-    if distributed.choose_device().type == "cuda" and config.precision == "bf16":
-        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+    if distributed.choose_device().type == "cuda":
+        # TF32 for what autocast leaves in fp32; said both ways, for trials of a search follow one another
+        torch.set_float32_matmul_precision("high" if config.precision == "bf16" else "highest")
+        if config.precision == "fp32" and model.config._attn_implementation == PACKED_ATTENTION:
+            logger.warning("packed attention in fp32 takes documents one by one, which is slow: FlashAttention is bf16")
     if config.gradient_checkpointing:
         with warnings.catch_warnings():  # renamed in transformers 5.23, not in 5.17
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
+        torch._dynamo.reset()  # what trials before this one compiled counts against a limit
         layers: Any = model.model.layers
         for layer in layers:  # one by one, so that the gradients of one are sent while the next are computed
             layer.compile(dynamic=False)

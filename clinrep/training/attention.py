@@ -54,11 +54,24 @@ def attend_packed(
         return output.transpose(1, 2), None
     if len(query) != 1:
         raise ValueError(f"packed documents come as one row of T tokens, found {len(query)} rows")
+    query, key, value = _cast_as_autocast_would(query, key, value)
     if query.is_cuda and query.dtype in _FLASH_TYPES:
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         output = _attend_by_flash(q, k, v, cu_seq_lens_q, max_length_q or query.shape[2], scaling)
         return output[None], None
     return _attend_one_by_one(query, key, value, cu_seq_lens_q, scaling).transpose(1, 2), None
+
+
+def _cast_as_autocast_would(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return `tensors` in the type that autocast computes attention in, as it does by itself for torch's own.
+
+    Under autocast query and key come in fp32, because the rotary positions are: without this FlashAttention,
+    which has no fp32, would never be used.
+    """
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
 
 def _attend_by_flash(

@@ -51,7 +51,7 @@ class Checkpoints:
         newest = 0
         if distributed.get_rank() == 0:
             for folder in sorted(self.directory.glob("checkpoint-*")):
-                if not (folder / MARKER).is_file():
+                if not _is_complete(folder):
                     logger.warning("%s is incomplete (ended while it was saved or deleted): removed", folder)
                     shutil.rmtree(folder)
             newest = max(self._list_steps(), default=0)
@@ -146,8 +146,16 @@ class Checkpoints:
 
     def _list_steps(self) -> list[int]:
         """Return the steps of the complete checkpoints."""
-        markers = self.directory.glob(f"checkpoint-*/{MARKER}")
-        return [int(marker.parent.name.partition("-")[2]) for marker in markers]
+        folders = filter(_is_complete, self.directory.glob("checkpoint-*"))
+        return [int(folder.name.partition("-")[2]) for folder in folders]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a checkpoint has its marker, and that is whole: after a loss of power it may be empty."""
+    try:
+        return "world_size" in json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def _measure_files(folder: Path) -> dict[str, int]:

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainerState
 
 from clinrep import artifacts, distributed
-from clinrep.run import Run
+from clinrep.run import Run, RunError
 from clinrep.stop_signal import StopSignal
 from clinrep.training.arguments import check_settings, make_arguments, place_tensorboard, prepare_model
 from clinrep.training.checkpoints import Checkpoints
@@ -42,6 +43,15 @@ def check_start(run: Run, config: TrainingConfig, items_per_step: int) -> None:
     _find_checkpoints(run, config).check()
 
 
+def check_share(config: Any) -> None:
+    """Refuse settings whose optimizer step the ranks cannot share; `config` has `items_per_step` and `training`.
+
+    Raises:
+        InputError: as `divide_step`.
+    """
+    divide_step(config.items_per_step, distributed.get_world_size(), config.training.batch_size)
+
+
 def train(
     model: PreTrainedModel,
     task: Task,
@@ -69,7 +79,7 @@ def train(
 
     Raises:
         InputError: as `check_start`.
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
     """
     check_start(run, config, task.items_per_step)
     checkpoints = _find_checkpoints(run, config)
@@ -88,7 +98,7 @@ def train(
         return trainer.return_model(state.global_step)
     step = state.best_global_step
     if not step:
-        raise RuntimeError(f"{task.metric_for_best} was never a finite number; lower training.learning_rate")
+        raise RunError(f"{task.metric_for_best} was never a finite number; lower training.learning_rate")
     logger.info("best %s %.4f at step %d", task.metric_for_best, state.best_metric, step)
     return trainer.return_model(step)
 
@@ -102,6 +112,7 @@ def save_model(model: PreTrainedModel, run: Run, folder: str, companions: Sequen
         (temporary / "generation_config.json").unlink(missing_ok=True)
         for path in companions:
             shutil.copyfile(path, temporary / path.name)
+        artifacts.open_to_others(temporary)
     logger.info("saved %s", run.directory / folder)
 
 

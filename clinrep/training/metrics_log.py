@@ -48,6 +48,10 @@ class MetricsLog:
 
 def _warn_of_lost_steps(path: Path, num_done: float, last_step: int) -> None:
     """Say how much work of an ended run is not in any complete checkpoint."""
+    if num_done < last_step:
+        logger.warning(
+            "%s lacks steps %d to %d of %d: what they measured is lost", path, num_done + 1, last_step, last_step
+        )
     if num_done <= last_step:
         return
     lost = int(num_done) - last_step

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 
 from clinrep import artifacts, distributed
 from clinrep.config import FREE_SETTINGS, InputError, config_to_dict, config_to_yaml, flatten, lookup
-from clinrep.run import Run
-from clinrep.search_config import SearchConfig, apply, check_space
+from clinrep.run import Run, RunError
+from clinrep.search_config import SearchConfig, apply, check_space, list_corners
 from clinrep.stop_signal import StopSignal
 from clinrep.training.loop import save_model
 from clinrep.training.search_locks import read_holder
@@ -40,6 +40,7 @@ def search(
     stop: StopSignal,
     pretrain: Pretrain,
     *,
+    check: Callable[[Any], None] = lambda config: None,
     metric: str = "eval_loss",
     greater_is_better: bool = False,
 ) -> None:
@@ -58,15 +59,19 @@ def search(
         pretrain: trains with a trial's settings in a trial's run, whose directory it may hold checkpoints
             of; it must write metrics.jsonl, call `on_validation(step, metrics)` on every rank after each
             validation that is new, and end where that returns True.
+        check: raises an InputError for settings that this machine cannot run, as `check_share`; called with each
+            bound and each choice of the space.
         metric: the metric whose best value over the validations of a trial is the trial's value.
         greater_is_better: whether that metric should rise.
 
     Raises:
         InputError: the space does not fit the settings, the directory holds another search, or trials are
             still being run by workers.
-        RuntimeError: no trial was completed.
+        RunError: no trial was completed.
     """
     space = check_space(config)
+    for corner in list_corners(config, space):  # at the start, not in the trial that draws it
+        check(corner)
     trials = Trials(Path(config.output_dir), config.search, config.seed, metric, greater_is_better)
     _on_main(run, lambda: trials.open(space, _list_settings(config, run)))
     _on_main(run, trials.tidy)
@@ -139,7 +144,7 @@ class _Searcher:
         except RuntimeError as error:
             # A loss that is not finite is so on every rank. Memory that ran out is another type; the other
             # ranks wait for the one without, and only the launcher ends them.
-            if distributed.get_world_size() > 1 and type(error) is not RuntimeError:
+            if distributed.get_world_size() > 1 and not isinstance(error, RunError):
                 raise
             failure = str(error)
         # Where a rank was killed this raises on the others: the trial is then broken off, not failed.
@@ -226,7 +231,7 @@ def _take_result(run: Run, trials: Trials, metric: str) -> dict[str, int]:
     best = trials.find_best()
     if best is None:
         table = run.directory / "search" / "trials.csv"
-        raise RuntimeError(f"none of the {len(trials.read())} trials was completed, see {table}; change search.space")
+        raise RunError(f"none of the {len(trials.read())} trials was completed, see {table}; change search.space")
     for leftover in run.directory.glob(".backbone.*.tmp"):  # of a kill; others are small
         shutil.rmtree(leftover)
     folder, found = trials.folder(best.number), trials.find_best_step(best)

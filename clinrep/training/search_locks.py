@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.storages.journal import JournalFileOpenLock
+
+from clinrep import file_lock
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TrialLock:
         descriptor = os.open(folder / "holder.json", os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks what is open to write
         can_lock = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_lock.lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
             return None
@@ -43,7 +44,7 @@ class TrialLock:
         holder = read_holder(folder)
         is_free = not holder or holder["worker"] == worker or (can_lock and holder["host"] == socket.gethostname())
         if not is_free:
-            os.close(descriptor)
+            file_lock.unlock(descriptor)
             return None
         note = json.dumps({"worker": worker, "host": socket.gethostname(), "process": os.getpid()})
         os.ftruncate(descriptor, 0)
@@ -53,7 +54,7 @@ class TrialLock:
     def release(self) -> None:
         """Let others continue the trial."""
         os.ftruncate(self.descriptor, 0)
-        os.close(self.descriptor)
+        file_lock.unlock(self.descriptor)
 
 
 def read_holder(folder: Path) -> dict[str, object]:

@@ -65,13 +65,19 @@ class StepMeter:
     ) -> None:
         """Measure against `peak_tflops` of one device; without it there is no mfu."""
         self._flops, self._peak_tflops, self._clock = flops, peak_tflops, clock
+        self._last_end: float | None = None
         self.start()
 
     def start(self) -> None:
-        """Begin a step: its time runs from here, so validation and saving before it do not count."""
-        self._started, self._data_seconds = self._clock(), 0.0
+        """Begin a step: its time runs from the end of the one before, or after a pause from here."""
+        self._started = self._clock() if self._last_end is None else self._last_end
+        self._data_seconds = 0.0
         self._num_tokens: int | None = 0
         self._pairs: int | None = 0
+
+    def pause(self) -> None:
+        """Leave out of every step what is done between the last and the next, as validation and saving."""
+        self._last_end = None
 
     def watch(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield `batches` without their counts, which are added up, and with the wait for each timed."""
@@ -93,9 +99,10 @@ class StepMeter:
         tokens_per_second over all ranks, data_seconds as their mean, mfu where the peak and the pairs are
         known; nothing where the batches do not say their tokens. Every rank calls it.
         """
+        self._last_end = self._clock()
         if self._num_tokens is None:
             return {}
-        ranks, seconds = distributed.get_world_size(), self._clock() - self._started
+        ranks, seconds = distributed.get_world_size(), self._last_end - self._started
         num_tokens, pairs, waited = distributed.sum_numbers([self._num_tokens, self._pairs or 0, self._data_seconds])
         values = {"tokens_per_second": num_tokens / seconds, "data_seconds": waited / ranks}
         if self._peak_tflops is not None and self._pairs is not None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from clinrep.run import RunError
 from clinrep.stop_signal import StopSignal
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.metrics_log import MetricsLog
@@ -68,7 +69,7 @@ class StageTrainer(Trainer):
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise RuntimeError(
+            raise RunError(
                 f"the training loss is {logs['loss']} at step {self.state.global_step}; lower training.learning_rate"
             )
         values: dict[str, float] = {
@@ -83,11 +84,16 @@ class StageTrainer(Trainer):
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             metrics = self.evaluate_with(self.model)
+        self.meter.pause()
         self._record("val", metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info("step %d: %s", self.state.global_step, shown)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, *positional: Any) -> None:
+        super()._save_checkpoint(*positional)
+        self.meter.pause()
 
     def _record(self, split: str, values: dict[str, float]) -> None:
         """Write to metrics.jsonl and to the trackers that report_to names."""

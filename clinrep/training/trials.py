@@ -109,6 +109,9 @@ class Trials:
         with self._take_turn():
             for trial in self.read(TrialState.RUNNING):
                 if self._hold(trial.number):
+                    if self.read()[trial.number].state != TrialState.RUNNING:  # it ended since it was listed
+                        self.let_go()
+                        continue
                     self._catch_up(trial.number)
                     if not self.is_to_prune(trial.number):
                         return Offer(trial.number, trial.params, self.folder(trial.number), is_new=False)

@@ -160,3 +160,12 @@ def test_missing_weights_are_refused(run_dir: Path, tmp_path: Path) -> None:
 def test_impossible_shapes_are_refused(shape: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LlamaShape(**shape)
+
+
+@pytest.mark.parametrize("text", ["{}", "", '{"vocab_size": 28}'])
+def test_a_config_of_another_model_is_refused_before_it_is_built(run_dir: Path, tmp_path: Path, text: str) -> None:
+    """transformers would fill in the defaults: seven billion parameters."""
+    folder = save_backbone(run_dir, tmp_path / "backbone")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json (cannot be read|says vocab_size (None|28) but)"):
+        load_language_model(folder)

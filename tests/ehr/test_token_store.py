@@ -367,3 +367,39 @@ def test_an_error_on_another_machine_reaches_all(tmp_path: Path, monkeypatch: py
     results = FakeRanks(monkeypatch, 4).run(open_here)
     assert [type(error) for error in results] == [InputError] * 4
     assert "the val split holds no timeline" in str(results[2])
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_damaged_store_is_laid_out_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture, is_cut: bool) -> None:
+    """Cut off, or with another token in it that exists: it would be trained on."""
+    run_dir = write_run(tmp_path / "00")
+    path = open_stores(run_dir, tmp_path / "store")["train"].folder / "tokens.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] if is_cut else content[:-2] + b"\x05\x00")
+    assert to_lists(open_stores(run_dir, tmp_path / "store")["train"]) == SOME[0]
+    assert path.read_bytes() == content
+    assert "is damaged: laid out anew" in caplog.text
+
+
+def test_a_full_disk_is_wrong_input_and_not_the_end_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing into a map of a full disk would end it with SIGBUS."""
+    asked: list[int] = []
+
+    def refuse(descriptor: int, offset: int, num_bytes: int) -> None:
+        asked.append(num_bytes)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(InputError, match=r"No space left on device.*give another --token_store_dir"):
+        open_stores(write_run(tmp_path / "00"), tmp_path / "store")
+    assert asked == [2 * sum(map(len, SOME[0]))]
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_colleagues_may_read_a_store(tmp_path: Path) -> None:
+    folder = open_stores(write_run(tmp_path / "00"), tmp_path / "store")["train"].folder
+    (tmp_path / "any").write_text("")
+    mode = (tmp_path / "any").stat().st_mode & 0o777
+    assert {path.stat().st_mode & 0o777 for path in folder.parent.glob("*/*")} == {mode}

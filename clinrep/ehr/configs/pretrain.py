@@ -171,6 +171,13 @@ class PretrainConfig(StageConfig):
         """Blocks in one optimizer step, over all ranks."""
         return self.global_batch_tokens // self.block_size
 
+    def explain_unsearchable(self) -> dict[str, str]:
+        """Return setting or group -> why a search must not vary it."""
+        reasons = super().explain_unsearchable()
+        words = "it decides which tokens validation predicts, or from what, so the losses could not be compared"
+        reasons |= dict.fromkeys(("block_size", "packing"), words)
+        return reasons | ({"model": "--backbone_dir decides it"} if self.backbone_dir is not None else {})
+
     def find_store_dir(self) -> Path:
         """Return the folder of the token stores, the same for every worker and trial of a search."""
         return Path(self.token_store_dir or Path(self.output_dir) / "token_store")
