@@ -188,8 +188,10 @@ def find_peak_memory() -> dict[str, float]:
 # What is run and printed
 
 
-def run_jobs(jobs: dict[str, tuple[str, list[str], int]], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Run jobs (name -> kind, flags, ranks) in turn, several times, and return the medians of what they measured."""
+def run_jobs(
+    jobs: dict[str, tuple[str, list[str], int]], options: argparse.Namespace
+) -> dict[str, list[dict[str, float]]]:
+    """Run jobs (name -> kind, flags, ranks) in turn, several times, and return what they measured in each turn."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     for _ in range(options.repeats):
         for name, (kind, flags, ranks) in jobs.items():
@@ -208,9 +210,12 @@ def run_jobs(jobs: dict[str, tuple[str, list[str], int]], options: argparse.Name
             )
             results[name].append(json.loads(done.stdout.splitlines()[0]))
     shutil.rmtree(options.data_dir / "01_pretrain", ignore_errors=True)
-    return {
-        name: {key: statistics.median(one[key] for one in found) for key in found[0]} for name, found in results.items()
-    }
+    return results
+
+
+def find_median(turns: list[dict[str, float]], key: str) -> float:
+    """Return the median over turns; NaN for what a job does not measure."""
+    return statistics.median(turn.get(key, float("nan")) for turn in turns)
 
 
 def measure_cpu(timelines_dir: Path, options: argparse.Namespace) -> None:
@@ -228,13 +233,20 @@ def measure_cpu(timelines_dir: Path, options: argparse.Namespace) -> None:
         "loader alone": ("loader", shared, 1),
     }
     results = run_jobs(jobs, options)
-    base = results["stage 01, isolated"]["tokens_per_second"]
-    print("\n| job | tokens/s | stage 01's over it | seconds waiting for data a step | peak GB |")
+    pairs = {name: name.replace("stage 01", "bare loop") for name in jobs if name.startswith("stage 01")}
+    print("\n| job | tokens/s | over the bare loop, turn by turn | seconds waiting for data a step | peak GB |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for name, found in results.items():
-        data_seconds = f"{found['data_seconds']:.4f}" if "data_seconds" in found else ""
-        ratio = f"{base / found['tokens_per_second']:.3f}"
-        print(f"| {name} | {found['tokens_per_second']:,.0f} | {ratio} | {data_seconds} | {found['peak_gb']:.2f} |")
+    for name, turns in results.items():
+        rate, peak = find_median(turns, "tokens_per_second"), find_median(turns, "peak_gb")
+        waited = f"{find_median(turns, 'data_seconds'):.4f}" if "data_seconds" in turns[0] else ""
+        ratio = ""
+        if pairs.get(name) in results:  # of neighbours in time: the machine's speed drifts
+            bare = results[pairs[name]]
+            of_turns = [
+                one["tokens_per_second"] / two["tokens_per_second"] for one, two in zip(turns, bare, strict=True)
+            ]
+            ratio = f"{statistics.median(of_turns):.3f} ({min(of_turns):.3f} to {max(of_turns):.3f})"
+        print(f"| {name} | {rate:,.0f} | {ratio} | {waited} | {peak:.2f} |")
 
 
 def measure_gpu(timelines_dir: Path, options: argparse.Namespace, device_name: str) -> None:
@@ -258,9 +270,9 @@ def measure_gpu(timelines_dir: Path, options: argparse.Namespace, device_name: s
     print("| size | context | | job | tokens/s | MFU | peak GB |")
     print("| --- | ---: | --- | --- | ---: | ---: | ---: |")
     for name, job in jobs.items():
-        found = run_jobs({name: job}, options)[name]
-        utilisation = f"{100 * found['mfu']:.1f} %" if "mfu" in found else ""
-        cells = f"{found['tokens_per_second']:,.0f} | {utilisation} | {found['peak_gb']:.1f}"
+        turns = run_jobs({name: job}, options)[name]
+        utilisation = f"{100 * find_median(turns, 'mfu'):.1f} %" if "mfu" in turns[0] else ""
+        cells = f"{find_median(turns, 'tokens_per_second'):,.0f} | {utilisation} | {find_median(turns, 'peak_gb'):.1f}"
         print(f"| {name} | {cells} |", flush=True)
 
 

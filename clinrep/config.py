@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -98,6 +98,7 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
     parser.add_class_arguments(config_class)
     try:
         namespace = parser.parse_args(_put_files_first(argv))
+        _refuse_nulls(namespace.as_dict(), config_class)
         values = dict(parser.instantiate(namespace).items())
         values.pop("config", None)
         return config_class(**values)
@@ -140,27 +141,83 @@ def _check_file(path: str) -> None:
         raise InputError(f"--config {path} holds {found}; expected lines of 'key: value', as in configs/")
 
 
+_UNION = re.compile(
+    r"Does not validate .*?Subtypes: \[(.*?)\] Errors: - (.*) Given value type: \S+ \S+ Given value:(.*)"
+)
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list"}
 _WORDINGS = (
-    (r"Expected an? <class 'int'>", "Expected a whole number"),
-    (r"Expected an? <class 'float'>", "Expected a number"),
-    (r"Expected an? <class 'str'>", "Expected text"),
-    (r"Expected an? <class 'bool'>", "Expected true or false"),
-    (r"Expected an? <class 'dict'>", "Expected one value a name: --KEY.NAME VALUE"),
-    (r"Expected an? typing\.Literal\[(.*?)\]", r"Expected one of \1"),
-    (r"Problem with given class_path '[\w.]*?(\w+)':", r"in an entry (\1):"),
+    (r'Parser key "[^"]*": Unable to load config .* - (?=Parser key "[^"]*": (?!Unable to load))', ""),
+    (
+        r"""Parser key "([^"]*)": Unable to load config (['"])(.*?)\2 - .*""",
+        r'Parser key "\1": Expected settings, as --\1.NAME VALUE or {NAME: VALUE}. Got value: \3',
+    ),
+    (r"Expected dict\b", "Expected one value a name, as {NAME: VALUE}"),
+    (r"(?:\ban? )?typing\.Literal\[(.*?)\]", r"one of \1"),
+    (r"a list((?: or null)?)(?=\. Got value: (?!None$|null$)(\w[^\[\]{}:]*)$)", r"a list\1, as [\2]"),
+    (r"\. Got value: Namespace\(.*$", ""),
+    (r"(?<! or null)\. Got value: (None|null)$", ", got null"),
+    (r"\. Got value: ([\[{].*)$", r", got \1"),
+    (r"\. Got value: ?(.*)$", r", got '\1'"),
+    (r'^Parser key "([^"]*)": ', r"--\1: "),
+    (r'Parser key "([^"]*)": ', r"\1: "),
 )
 
 
 def _reword(message: str, config_class: type[Any]) -> str:
     """Return jsonargparse's message in words of this project, with the setting that was probably meant."""
+    message = re.sub(r" Subclass types expect one of: .*?\(implicit class_path\)", "", message)
+    message = re.sub(r"Problem with given class_path '[\w.]*?(\w+)': ", r"in an entry (\1): ", message)
+    message = re.sub(r"(in an entry \(\w+\): )the following arguments are required:", r"\1missing", message)
+    for name, group in _find_groups(config_class).items():
+        keys = dataclasses.fields(group)
+        known = ", ".join(key.name for key in keys)
+        needed = ", ".join(f"{key.name}: ..." for key in keys if key.default is key.default_factory)  # neither given
+        shown = f"{{{needed}}}" if needed else f"some of {{{known.replace(', ', ': ..., ')}: ...}}"
+        message = re.sub(rf"(?<=\({name}\): )Option ('[^']*') is not accepted", rf"unknown \1; known: {known}", message)
+        path = rf"(?<=\b{name}'>, <class 'NoneType'>\] Errors: - )Expected a dot import path string.*?(?= - | Given)"
+        message = re.sub(path, f"Not a valid subclass of {name}", message)
+        message = re.sub(rf"Not a valid subclass of {name}\b", f"in an entry ({name}): Expected {shown}", message)
+    message = _UNION.sub(_reword_union, message)
+    message = re.sub(r"(?:\ban? )?<class '(?:[\w.]*\.)?(\w+)'>", lambda kind: _TYPES.get(kind[1], kind[1]), message)
     for pattern, words in _WORDINGS:
         message = re.sub(pattern, words, message)
-    unknown = re.search(r"(?:Option|option) '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
-    if unknown:
-        name = unknown.group(1) or unknown.group(2)
-        close = difflib.get_close_matches(name, _list_keys(config_class), n=1)
+    stray = re.search(r"(?:Option|option) '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
+    if stray:
+        close = difflib.get_close_matches(stray[1] or stray[2], _list_keys(config_class), n=1)
         message += f"; did you mean {close[0]!r}?" if close else "; --help lists all settings (another stage's file?)"
     return message
+
+
+def _reword_union(match: re.Match[str]) -> str:
+    """Return what was expected instead of one error for each type that a setting may have."""
+    kinds, errors, value = match[1], _UNION.sub(_reword_union, match[2]), match[3]
+    rest = re.sub(r"(?:^| - )Expected (?:an? )?<class 'NoneType'>(?=$| - )", "", errors).removeprefix(" - ")
+    if kinds.startswith("<class"):  # an optional group is no entry of a list
+        rest = re.sub(r"^in an entry \(\w+\): ", "", rest)
+    if not rest.startswith("Expected ") or ". Got value" in rest:
+        return rest
+    return re.sub(r" - Expected (?:an? )?", " or ", rest) + f"{' or null' * (rest != errors)}. Got value:{value}"
+
+
+def _refuse_nulls(values: Mapping[str, Any], config_class: Any, prefix: str = "") -> None:
+    """Refuse null and what is no group where one must stand; jsonargparse lets them pass in files."""
+    for name, hint in get_type_hints(config_class).items():
+        value, key = values.get(name), f'Parser key "{prefix}{name}"'
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{key}: Unable to load config '{value}' - not a group")
+            _refuse_nulls(value, hint, f"{prefix}{name}.")
+        elif value is None and hint is not Any and type(None) not in get_args(hint):
+            kind = hint if get_origin(hint) is Literal else get_origin(hint) or hint
+            raise ValueError(f"{key}: Expected a {kind}. Got value: None")
+
+
+def _find_groups(hint: Any) -> dict[str, Any]:
+    """Return name -> class of every group of settings in a type."""
+    groups = {hint.__name__: hint} if isinstance(hint, type) and dataclasses.is_dataclass(hint) else {}
+    for part in get_type_hints(hint).values() if groups else get_args(hint):
+        groups |= _find_groups(part)
+    return groups
 
 
 def _list_keys(config_class: Any) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -17,6 +18,50 @@ class Group:
 
     def __post_init__(self) -> None:
         require(self.rate > 0, "rate", self.rate, "be above 0", "try 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope:
+    """A group that may be null, and that needs two of its settings."""
+
+    rise: float
+    run: float
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.run != 0, "slope.run", self.run, "not be 0", "use 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """An entry."""
+
+    low: float | None = None
+    high: float | None = None
+    choices: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """A group with groups."""
+
+    limit: int | None = None
+    slope: Slope | None = None
+    inner: Group = field(default_factory=Group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rich(StageConfig):
+    """Settings of every type."""
+
+    words: list[str] = field(default_factory=list)
+    some_words: list[str] | None = None
+    level: Literal["a", "b"] | None = None
+    either: int | bool | None = None
+    dirs: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
+    slopes: list[Slope] = field(default_factory=list)
+    outer: Outer = field(default_factory=Outer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +122,97 @@ def test_a_wrong_setting_is_one_line_that_names_it(argv, words):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+JARGON = ("Union", "class_path", "Namespace", "<class", "Subtypes", "Parser key", "subclass", "NoneType", "functools")
+
+
+def refuse(*argv: str) -> str:
+    """Return how `Rich` refuses the words."""
+    with pytest.raises(InputError) as caught:
+        parse_config(Rich, ["--output_dir", "a", *argv], "example.py", "Story.")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not [word for word in JARGON if word in message], message
+    return message
+
+
+SOME_SPAN = "in an entry (Span): Expected some of {low: ..., high: ..., choices: ...}"
+SOME_OUTER = "--outer: Expected settings, as --outer.NAME VALUE or {NAME: VALUE}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("outer.limit", "1.5", "--outer.limit: Expected a whole number or null, got '1.5'"),
+        ("outer.limit", "none", "--outer.limit: Expected a whole number or null, got 'none'"),
+        ("outer.limit", "[1]", "--outer.limit: Expected a whole number or null, got [1]"),
+        ("either", "x", "--either: Expected a whole number or true or false or null, got 'x'"),
+        ("level", "c", "--level: Expected one of 'a', 'b' or null, got 'c'"),
+        ("seed", "null", "--seed: Expected a whole number, got null"),
+        ("seed", "", "--seed: Expected a whole number, got ''"),
+        ("show_progress", "3", "--show_progress: Expected true or false, got '3'"),
+        ("words", "tensorboard", "--words: Expected a list, as [tensorboard], got 'tensorboard'"),
+        ("words", "null", "--words: Expected a list, got null"),
+        ("words", "{a: 1}", "--words: Expected a list, got {'a': 1}"),
+        ("words", "[1]", "--words: Expected text, got '1'"),
+        ("some_words", "x", "--some_words: Expected a list or null, as [x], got 'x'"),
+        ("some_words", "[1]", "--some_words: Expected text, got '1'"),
+        ("dirs", "[a]", "--dirs: Expected one value a name, as {NAME: VALUE}, got ['a']"),
+        ("outer.slope", "{rise: 1}", "--outer.slope: missing run"),
+        ("outer.slope.rise", "1", "--outer.slope: missing run"),
+        ("outer.slope", "3", "--outer.slope: Expected {rise: ..., run: ...} or null, got '3'"),
+        ("outer.slope", "{up: 1}", "--outer.slope: unknown 'up'; known: rise, run, steps"),
+        ("outer.slope", "{rise: x, run: 1}", "--outer.slope: rise: Expected a number, got 'x'"),
+        (
+            *("outer.slope", "{rise: 1, run: 1, steps: x}"),
+            "--outer.slope: steps: Expected a whole number or null, got 'x'",
+        ),
+        ("outer.slope", "{rise: 1, run: 0}", "slope.run is 0.0 but must not be 0; use 1"),
+        ("spans", "{a.b: [1, 2]}", f"--spans: {SOME_SPAN}, got [1, 2]"),
+        ("spans", "{a.b: null}", f"--spans: {SOME_SPAN}, got null"),
+        ("spans", "{a.b: {min: 1}}", "--spans: in an entry (Span): unknown 'min'; known: low, high, choices"),
+        ("spans", "{a.b: {low: x}}", "--spans: in an entry (Span): low: Expected a number or null, got 'x'"),
+        ("slopes", "[{run: 1}]", "--slopes: in an entry (Slope): missing rise"),
+        ("slopes", "[3]", "--slopes: in an entry (Slope): Expected {rise: ..., run: ...}, got '3'"),
+        ("outer", "null", f"{SOME_OUTER}, got null"),
+        ("outer", "3", f"{SOME_OUTER}, got '3'"),
+        ("outer", "{", f"{SOME_OUTER}, got {{"),
+        ("outer", "{limit: x}", "--outer.limit: Expected a whole number or null, got 'x'"),
+        ("outer", "{limits: 1}", "Group 'outer' does not accept option 'limits'; did you mean 'limit'?"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_plain_words(name, value, message):
+    assert refuse(f"--{name}", value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("outer: {limit: 1.5}", "--outer.limit: Expected a whole number or null, got '1.5'"),
+        ("outer: {slope: {rise: 1}}", "--outer.slope: missing run"),
+        ("outer: {slope: 3}", "--outer.slope: Expected {rise: ..., run: ...} or null, got '3'"),
+        ("outer: null", f"{SOME_OUTER}, got null"),
+        ("outer: [1]", f"{SOME_OUTER}, got [1]"),
+        (
+            "outer: {inner: null}",
+            "--outer.inner: Expected settings, as --outer.inner.NAME VALUE or {NAME: VALUE}, got null",
+        ),
+        ("seed: null", "--seed: Expected a whole number, got null"),
+        ("words: null", "--words: Expected a list, got null"),
+        ("log_level: null", "--log_level: Expected one of 'DEBUG', 'INFO', 'WARNING', got null"),
+        ("spans: {a: [1]}", f"--spans: {SOME_SPAN}, got [1]"),
+    ],
+)
+def test_a_wrong_value_of_a_file_is_refused_in_plain_words(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    assert refuse("--config", str(path)) == message
+
+
+def test_null_is_a_value_where_a_setting_may_have_none(tmp_path):
+    path = write(tmp_path / "a.yaml", output_dir="a", some_words=None, outer={"limit": None, "slope": None})
+    assert parse_config(Rich, ["--config", path], "example.py", "Story.") == Rich(output_dir="a")
 
 
 def test_an_unknown_key_of_a_file_is_refused(tmp_path):
