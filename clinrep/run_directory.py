@@ -25,6 +25,7 @@ from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dic
 logger = logging.getLogger("clinrep")
 
 NUM_TRIALS = "search.num_trials"  # may grow: more trials change none of those before
+BATCH_SIZE = "training.batch_size"  # may shrink after memory ran out, as long as nothing is saved that it decided
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,10 @@ def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs
         return [f"it was made by {provenance.get('stage')}.py"]
     now = flatten(config_to_dict(config))
     saved_inputs = provenance.get("inputs", {})
+    free = {NUM_TRIALS} if _holds_training(directory) or (directory / "DONE").is_file() else {NUM_TRIALS, BATCH_SIZE}
     differences = []
     for key in sorted(saved.keys() | now.keys()):
-        if key.rpartition(".")[2] in FREE_SETTINGS or key == NUM_TRIALS or saved.get(key) == now.get(key):
+        if key.rpartition(".")[2] in FREE_SETTINGS or key in free or saved.get(key) == now.get(key):
             continue
         if key in inputs and key in saved_inputs:
             continue  # a path: what counts is what lies there, compared below

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -297,3 +297,26 @@ def test_a_run_that_fails_for_a_known_reason_says_it_once_without_a_traceback(co
         f"{STAGE} failed: the training loss is nan"
     ]
     assert not any(record.exc_info for record in caplog.records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingExample(Example):
+    training: Batches = field(default_factory=Batches)
+
+
+def test_a_smaller_batch_is_refused_only_once_something_is_saved(config):
+    """Memory often runs out in the first step; later the losses would no longer be those of the first batch size."""
+    config = TrainingExample(**vars(config))
+    smaller = replace(config, training=Batches(batch_size=4))
+    with pytest.raises(MemoryError), open_run(STAGE, config):
+        raise MemoryError
+    with pytest.raises(MemoryError), open_run(STAGE, smaller):
+        raise MemoryError
+    (config.run_dir / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"training\.batch_size was 4, now 8"), open_run(STAGE, config):
+        pass
