@@ -71,7 +71,7 @@ def wait_for_a_bad_moment(job: Job, rng: random.Random) -> bool:
     is_for_a_save, deadline = rng.random() < 0.6, time.monotonic() + 200
     while job.process.poll() is None and time.monotonic() < deadline:
         if count_steps(job.directory) > first_step + SAVE_STEPS and (not is_for_a_save or is_saving(job.directory)):
-            time.sleep(rng.random() * (0.06 if is_for_a_save else 0.6))
+            time.sleep(rng.random() * (0.03 if is_for_a_save else 0.6))
             return job.process.poll() is None
         time.sleep(0.001)
     assert job.process.poll() is not None, "the run hangs"
