@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,9 +12,6 @@ from clinrep.config import FREE_SETTINGS, InputError, lookup, require
 
 ConfigT = TypeVar("ConfigT")
 
-# Settings that name the run or what it reads: a search compares runs of one seed on one input. `search`
-# itself is no setting of a trial.
-_FIXED_SETTINGS = frozenset({"output_dir", "modality", "seed", "search"})
 _SCALARS = (bool, int, float, str)
 
 
@@ -81,7 +78,8 @@ def check_space(config: Any) -> dict[str, SearchRange]:
     """
     if config.search.num_trials == 0:
         return {}
-    searchable, fixed = _list_searchable(config), config.explain_unsearchable()
+    fixed = config.explain_unsearchable()
+    searchable = _list_searchable(config, fixed)
     space = {}
     for name, values in config.search.space.items():
         reason = fixed.get(name.split(".")[0])
@@ -135,15 +133,15 @@ def apply(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
     return changed
 
 
-def _list_searchable(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return 'group.key' -> type of every setting that decides what a trial computes."""
+def _list_searchable(config: Any, left_out: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Return 'group.key' -> type of every setting that decides what a trial computes, but those in `left_out`."""
     searchable: dict[str, Any] = {}
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if (not prefix and name in _FIXED_SETTINGS) or name in FREE_SETTINGS or name.endswith(("_dir", "_path")):
+        if name in left_out or name in FREE_SETTINGS or name.endswith(("_dir", "_path")):
             continue
         if dataclasses.is_dataclass(value):
-            searchable |= _list_searchable(value, f"{prefix}{name}.")
+            searchable |= _list_searchable(value, (), f"{prefix}{name}.")
         elif all(kind in _SCALARS or get_origin(kind) is Literal for kind in _split_optional(hint)[0]):
             searchable[prefix + name] = hint
     return searchable

@@ -10,8 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+import yaml
+
+from tests.ehr.fake_timelines import write_fake_tokenizer_run
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [
@@ -29,6 +33,13 @@ def read_metrics(directory: Path) -> dict[tuple[int, str], float]:
     }
     assert len(metrics) == len(records)
     return metrics
+
+
+def write_workshop(folder: Path, settings: dict[str, Any], num_subjects: int) -> Path:
+    """Write a made-up stage-00 directory and config.yaml, `settings` of stage 01 on it, and return `folder`."""
+    write_fake_tokenizer_run(folder / "00", num_subjects=num_subjects, seed=2)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "timelines_dir": str(folder / "00")}))
+    return folder
 
 
 class Job:

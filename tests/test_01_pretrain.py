@@ -11,14 +11,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from clinrep.config import InputError
 from clinrep.ehr.configs.pretrain import PretrainConfig
 from clinrep.modality import load_stage
-from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.jobs import TORCHRUN, Job, read_metrics
+from tests.jobs import TORCHRUN, Job, read_metrics, write_workshop
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "01_pretrain.py"
@@ -41,10 +39,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage-00 directory and a config file."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    write_fake_tokenizer_run(folder / "00", num_subjects=40, seed=2)
-    (folder / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "timelines_dir": str(folder / "00")}))
-    return folder
+    return write_workshop(tmp_path_factory.mktemp("pretrain"), SETTINGS, num_subjects=40)
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,12 @@ from clinrep.search_config import SearchConfig, apply, check_space, list_corners
 from clinrep.stop_signal import StopSignal
 from clinrep.training.loop import save_model
 from clinrep.training.search_locks import read_holder
+from clinrep.training.trainer import OnValidation
 from clinrep.training.trials import Offer, Trials
 
 logger = logging.getLogger("clinrep")
 
 ValueT = TypeVar("ValueT")
-OnValidation = Callable[[int, dict[str, float]], bool]
 # (config of a trial, its run, on_validation) -> the model with its best weights, and files to lie beside it
 Pretrain = Callable[[Any, Run, OnValidation], tuple[Any, Sequence[Path]]]
 

@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.jobs import TORCHRUN, Job, read_metrics
+from tests.jobs import TORCHRUN, Job, read_metrics, write_workshop
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
@@ -39,10 +37,7 @@ LAUNCHERS = {1: [sys.executable], 2: TORCHRUN}
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drill")
-    write_fake_tokenizer_run(folder / "00", num_subjects=60, seed=2)
-    (folder / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "timelines_dir": str(folder / "00")}))
-    return folder
+    return write_workshop(tmp_path_factory.mktemp("drill"), SETTINGS, num_subjects=60)
 
 
 def start(workshop: Path, name: str, ranks: int, num_workers: int) -> Job:
