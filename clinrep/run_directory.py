@@ -111,16 +111,24 @@ def _holds_training(directory: Path) -> bool:
     return any(any(directory.glob(pattern)) for pattern in ("checkpoints/*", "trials/*/metrics.jsonl"))
 
 
+def list_inputs(config: StageConfig) -> dict[str, Path]:
+    """Return setting -> path of everything the settings name to be read."""
+    return {
+        key: Path(value)
+        for key, value in flatten(config_to_dict(config)).items()
+        if value
+        and key.rpartition(".")[2] not in FREE_SETTINGS
+        and any(part.endswith(("_dir", "_path")) for part in key.split("."))
+    }
+
+
 def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
     """Return the content digest of every path the settings name; a missing path is an InputError."""
     inputs = {}
-    for key, value in flatten(config_to_dict(config)).items():
-        is_path = any(part.endswith(("_dir", "_path")) for part in key.split("."))
-        if key.rpartition(".")[2] in FREE_SETTINGS or not is_path or not value:
-            continue
-        if not Path(value).exists():
-            raise InputError(f"--{key} {value} does not exist; check the path (now in {Path.cwd()})")
-        inputs[key] = artifacts.fingerprint(Path(value))
+    for key, path in list_inputs(config).items():
+        if not path.exists():
+            raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
+        inputs[key] = artifacts.fingerprint(path)
     return inputs
 
 

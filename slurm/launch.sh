@@ -1,47 +1,57 @@
-# How the sbatch files start a stage. Sites edit env.sh, not this.
+# How the sbatch files start a stage. Sites edit env.sh, not this. `bash slurm/<stage>.sbatch` outside of a Slurm job
+# runs the stage here; with PRINT_COMMAND set it only prints it, for clinrep/slurm.
 # shellcheck shell=bash
 
-# launch SCRIPT ARGS...: one process on the job's first node.
+# launch SCRIPT ARGS...: one process, on the job's first node.
 launch() {
-  export POLARS_MAX_THREADS=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
-  run_and_requeue "${IN_IMAGE[@]}" python "$@"
+  start 1 1 "$@"
 }
 
-# launch_on_gpus SCRIPT ARGS...: torchrun on every node, PROCESSES_PER_NODE processes each.
+# launch_on_gpus SCRIPT ARGS...: PROCESSES_PER_NODE processes on every node of the job.
 launch_on_gpus() {
-  local host=localhost MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-  if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-    host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  fi
-  local threads=$((SLURM_CPUS_PER_TASK / PROCESSES_PER_NODE))
-  export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-  find_torchrun_flags
-  # srun has not taken --cpus-per-task over from sbatch since Slurm 22.05.
-  run_and_requeue srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-    "${SHIELD[@]}" "${IN_IMAGE[@]}" torchrun \
-    --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="$PROCESSES_PER_NODE" \
-    --rdzv_backend=c10d --rdzv_endpoint="$host:$MASTER_PORT" --rdzv_id="$SLURM_JOB_ID" \
-    "${TORCHRUN_FLAGS[@]}" "$@"
+  start "${SLURM_JOB_NUM_NODES:-1}" "$(count_processes)" "$@"
 }
 
-# find_torchrun_flags: set TORCHRUN_FLAGS and SHIELD, so that USR1 (sent before the time limit)
-# reaches the ranks. A torchrun that does not pass USR1 on would die of it and kill them: there it
-# is ignored, and the ranks save on the TERM that comes at the limit.
-find_torchrun_flags() {
-  local help
-  help=$("${IN_IMAGE[@]}" torchrun --help 2>&1) || true
-  if [[ $help == *--signals-to-handle* ]]; then
-    SHIELD=()
-    TORCHRUN_FLAGS=("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1" --shutdown-timeout=240)
-  else
-    echo "slurm: this torchrun does not pass USR1 on; the run is saved on TERM and not queued again"
-    SHIELD=(bash -c 'trap "" USR1; exec "$@"' bash)
-    TORCHRUN_FLAGS=()
+# start NODES PROCESSES SCRIPT ARGS...: the launch line of every stage.
+start() {
+  local nodes=$1 processes=$2
+  shift 2
+  if [ -n "${PRINT_COMMAND:-}" ]; then
+    print_command "$@"
+    return
   fi
+  local cores cpus=${SLURM_CPUS_PER_TASK:-}
+  cores=$(getconf _NPROCESSORS_ONLN)
+  export OMP_NUM_THREADS POLARS_MAX_THREADS
+  OMP_NUM_THREADS=$(share_out "$((${cpus:-$cores} < cores ? ${cpus:-$cores} : cores))" "$processes")
+  POLARS_MAX_THREADS=$OMP_NUM_THREADS
+  if [ -n "${SLURM_JOB_ID:-}" ]; then
+    start_in_job "$nodes" "$processes" "$(share_out "${cpus:-1}" "$processes")" "$@"
+  elif [ "$processes" -eq 1 ]; then
+    exec "${IN_IMAGE[@]}" python "$@"
+  else
+    exec "${IN_IMAGE[@]}" torchrun --standalone --nproc_per_node="$processes" "$@"
+  fi
+}
+
+# start_in_job NODES PROCESSES CPUS SCRIPT ARGS...: every process is a task of srun, so that each gets Slurm's
+# signals itself: with cgroups Slurm signals the tasks alone, not what they have started (such as torchrun's ranks).
+start_in_job() {
+  local nodes=$1 processes=$2 cpus=$3 labels=()
+  shift 3
+  export MASTER_ADDR=localhost MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+  [ "$nodes" -eq 1 ] || MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  [ "$((nodes * processes))" -eq 1 ] || labels=(--label)   # each line of the log begins with its rank
+  # srun has not taken --cpus-per-task over from sbatch since Slurm 22.05; newer ones pass it on by another name,
+  # which must not contradict the share of one of several processes.
+  unset SLURM_TRES_PER_TASK
+  run_and_requeue srun --nodes="$nodes" --ntasks="$((nodes * processes))" --ntasks-per-node="$processes" \
+    --cpus-per-task="$cpus" --mpi=none --kill-on-bad-exit=1 --unbuffered "${labels[@]}" \
+    "${IN_IMAGE[@]}" python "$@"
 }
 
 # run_and_requeue COMMAND...: run it; when this very run was stopped by USR1 after saving, queue the
-# job again. torchrun hides exit code 75, so the file STOPPED decides. After TERM (scancel,
+# job again. A launcher may hide exit code 75, so the file STOPPED decides. After TERM (scancel,
 # preemption) nothing is queued here: that is for Slurm to decide.
 run_and_requeue() {
   local output_dir before after status=0
@@ -50,20 +60,90 @@ run_and_requeue() {
   printf 'slurm: job %s on %s, start %d:' "$SLURM_JOB_ID" "$SLURM_JOB_NODELIST" "$((${SLURM_RESTART_COUNT:-0} + 1))"
   printf ' %q' "$@"
   printf '\n'
+  trap : TERM   # outlive the TERM that Slurm also sends to this shell, to say how the stage ended
   "$@" || status=$?
   if [ "$status" -eq 0 ]; then return 0; fi
   after=$(stat -c '%i %y' "$output_dir/STOPPED" 2>/dev/null) || true
-  if [ -z "$after" ] || [ "$after" = "$before" ] || ! grep -q USR1 "$output_dir/STOPPED"; then
+  if [ -z "$after" ] || [ "$after" = "$before" ]; then
     echo "slurm: failed with exit code $status"
-  elif [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
-    echo "slurm: stopped after saving, but already queued again $MAX_REQUEUES times; submit it anew to continue"
+  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_REQUEUES" ] &&
+    scontrol requeue "$(name_job)"; then
+    echo "slurm: stopped after saving; queued again"
+    wait_for_slurm
+  elif is_preempted; then
+    echo "slurm: stopped after saving; Slurm preempts this job and decides what becomes of it"
+    wait_for_slurm
   else
-    echo "slurm: stopped after saving (a traceback of torchrun above only reports the signal); queued again"
-    # The last task of an array has the array's own id: name the task, or all of them start again.
-    local task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-    scontrol requeue "${task:-$SLURM_JOB_ID}" || echo "slurm: could not queue again; submit it anew to continue"
+    echo "slurm: stopped after saving, start $((${SLURM_RESTART_COUNT:-0} + 1)); not queued again (after USR1 it is," \
+      "MAX_REQUEUES=$MAX_REQUEUES times); submit the same again to continue"
   fi
   return "$status"
+}
+
+# is_preempted: whether Slurm is about to take this job's nodes away.
+is_preempted() {
+  scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'
+}
+
+# wait_for_slurm: wait until Slurm ends this job. One that ended by itself in the grace time of a preemption would
+# count as failed, and not be queued again.
+wait_for_slurm() {
+  sleep 1800 &
+  wait "$!" || true   # the trap of TERM ends it
+  kill "$!" 2>/dev/null || true
+}
+
+# name_job: print what scontrol calls this job. The last task of an array has the array's own id: name the task, or
+# all of them start again.
+name_job() {
+  local task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+  echo "${REQUEUE_ID:-${task:-$SLURM_JOB_ID}}"
+}
+
+# count_processes: print how many processes a node gets.
+count_processes() {
+  local gpus
+  if [ -n "$PROCESSES_PER_NODE" ]; then
+    gpus=$PROCESSES_PER_NODE
+  elif [ -n "${SLURM_JOB_ID:-}" ]; then
+    gpus=${SLURM_GPUS_ON_NODE:-1}
+  elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    gpus=$(tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | wc -l)
+  else
+    gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || true
+  fi
+  echo "$((gpus > 0 ? gpus : 1))"
+}
+
+# share_out TOTAL PARTS: print the whole number each part gets, at least 1.
+share_out() {
+  echo "$(($1 > $2 ? $1 / $2 : 1))"
+}
+
+# print_command SCRIPT ARGS...: print their number and each of them, then the same of what env.sh tells sbatch.
+print_command() {
+  local settings
+  mapfile -d '' settings < <(env --null | grep --null-data '^SBATCH_')
+  printf '%s\0' "$#" "$@" "${#settings[@]}" "${settings[@]}"
+}
+
+# choose_outcome ARGS...: set `outcome` to what --outcome says, else to the one at this task's place in OUTCOMES.
+choose_outcome() {
+  local task=${SLURM_ARRAY_TASK_ID:-}
+  outcome=$(find_flag outcome "$@")
+  if [ -n "$outcome" ] && [ "${SLURM_ARRAY_TASK_COUNT:-1}" -gt 1 ]; then
+    refuse "--outcome $outcome is one run, but this is an array of $SLURM_ARRAY_TASK_COUNT; submit it with --array=0"
+  elif [ -z "$outcome" ] && [ -n "$task" ]; then
+    outcome=${OUTCOMES[$task]:-}
+  fi
+  [ -n "$outcome" ] || refuse "no outcome for array task '$task'; submit an array within 0-$((${#OUTCOMES[@]} - 1))" \
+    "(OUTCOMES in slurm/env.sh: ${OUTCOMES[*]}), or give --outcome NAME"
+}
+
+# refuse WORDS...: end with one message.
+refuse() {
+  echo "$(basename "$0"): error: $*" >&2
+  exit 2
 }
 
 # find_output_dir COMMAND...: print where the run writes STOPPED: the --output_dir that counts, the last
@@ -75,7 +155,7 @@ find_output_dir() {
   printf '%s\n' "$output_dir${worker:+/workers/worker-$worker}"
 }
 
-# find_flag NAME COMMAND...: print the last value of --NAME.
+# find_flag NAME ARGS...: print the last value of --NAME, nothing where it is not given.
 find_flag() {
   local name=--$1 value="" is_next="" word
   shift

@@ -33,7 +33,7 @@ HOMES = {
     "sklearn": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),
     "optuna": ("clinrep/training/",),
-    "submitit": ("clinrep/slurm.py",),
+    "submitit": ("clinrep/slurm/",),
 }  # fmt: skip
 
 

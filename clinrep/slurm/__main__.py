@@ -1,0 +1,205 @@
+"""Submit every combination of some settings of a stage, see what became of them, and rerun what is missing.
+
+  python -m clinrep.slurm submit 02_finetune --grid outcome=icu_admission,imv_event seed=1,2,3
+  python -m clinrep.slurm submit 02_finetune --grid seed=1,2,3 --cluster local --outcome icu_admission
+  python -m clinrep.slurm status
+  python -m clinrep.slurm status 02_finetune --rerun
+
+What submit does not know (--outcome above) is a flag of the stage, the same for every run. Jobs ask for what the
+#SBATCH lines of slurm/<stage>.sbatch say, and run its launch line. Each run has its own folder in --grid_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from clinrep.config import InputError
+from clinrep.run import EXIT_INPUT
+from clinrep.slurm import jobs, sbatch_file
+from clinrep.slurm.check import check_commands
+from clinrep.slurm.grid import GRID_FILE, Grid, Submission, find_default_dir, hold, make_grid, parse_axes, read_grid
+from clinrep.slurm.states import FINISHED, UNDER_WAY, find_states
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong as the rest of the project does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see python -m clinrep.slurm --help")
+
+
+def main(words: Sequence[str]) -> int:
+    """Carry out one command and return the exit code: 1 where a local run did not finish."""
+    parser = _make_parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and options.command != "submit":
+        raise InputError(f"unknown words {' '.join(rest)}; see python -m clinrep.slurm {options.command} --help")
+    return int(options.call(options, [word for word in rest if word != "--"]))
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m clinrep.slurm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    submit = commands.add_parser("submit", help="submit a grid, or what is missing of it", allow_abbrev=False)
+    submit.add_argument("stage", help="stem of the script, as 02_finetune")
+    submit.add_argument("--grid", nargs="+", required=True, metavar="SETTING=VALUE,VALUE", help="what varies")
+    submit.add_argument("--dry_run", action="store_true", help="check and print, submit nothing")
+    submit.set_defaults(call=_submit)
+    status = commands.add_parser("status", help="show what runs, failed or finished", allow_abbrev=False)
+    status.add_argument("stage", nargs="?", help="stem of the script; without it all grids of RUN_DIR are shown")
+    status.add_argument("--rerun", action="store_true", help="submit what is missing, failed or stopped")
+    status.set_defaults(call=_show_status)
+    for command in (submit, status):
+        command.add_argument("--grid_dir", type=Path, help="folder of the grid; RUN_DIR/<stage>_grid without it")
+        command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: this machine")
+        command.add_argument("--max_parallel", type=int, help="runs at a time; without it 1 locally, all on Slurm")
+        command.add_argument(
+            "--sbatch", nargs="+", default=[], metavar="OPTION=VALUE", help="in place of #SBATCH lines, as nodes=2"
+        )
+    check = commands.add_parser("check", help="check commands that slurm/launch.sh printed (for slurm/pipeline.sh)")
+    check.add_argument("--is_pending", action="store_true", help="inputs may be missing still")
+    check.set_defaults(call=_check)
+    return parser
+
+
+def _submit(options: argparse.Namespace, flags: list[str]) -> int:
+    sbatch_file.find_file(options.stage)
+    directory = _find_dir(options)
+    grid = make_grid(options.stage, directory, parse_axes(options.grid), flags)
+    changes = _parse_changes(options)
+    check_commands(list(grid.read_commands().values()), is_pending="dependency" in changes)
+    if options.dry_run:
+        return _print_plan(grid, options, changes)
+    with hold(directory):
+        if (directory / GRID_FILE).is_file():
+            grid = make_grid(options.stage, directory, parse_axes(options.grid), flags)
+        return _start_missing(grid, options, changes)
+
+
+def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
+    changes = _parse_changes(options)
+    directories = [_find_dir(options)] if options.stage or options.grid_dir else _find_grids()
+    code = 0
+    for directory in directories:
+        grid = read_grid(directory)
+        if options.rerun:
+            check_commands(list(grid.read_commands().values()))
+            with hold(directory):
+                code = max(code, _start_missing(read_grid(directory), options, changes))
+        else:
+            _print_states(grid)
+    return code
+
+
+def _check(options: argparse.Namespace, unused: list[str]) -> int:
+    check_commands(list(sbatch_file.parse_commands(sys.stdin.buffer.read())), options.is_pending)
+    return 0
+
+
+def _find_dir(options: argparse.Namespace) -> Path:
+    return (options.grid_dir or find_default_dir(options.stage)).resolve()
+
+
+def _find_grids() -> list[Path]:
+    run_dir = find_default_dir("00_tokenize").parent
+    found = sorted(path.parent for path in run_dir.glob(f"*/{GRID_FILE}"))
+    if not found:
+        raise InputError(f"no grid lies in {run_dir}; submit one, or name its folder by --grid_dir")
+    return found
+
+
+def _parse_changes(options: argparse.Namespace) -> dict[str, str]:
+    """Return the options of sbatch given in place of #SBATCH lines."""
+    if options.max_parallel is not None and options.max_parallel < 1:
+        raise InputError(f"--max_parallel is {options.max_parallel} but must be 1 or more; leave it out")
+    pairs = [word.removeprefix("--").partition("=") for word in options.sbatch]
+    for name, _, value in pairs:
+        if name in ("array", "output", "error", "open-mode"):
+            raise InputError(f"--sbatch {name}={value}: a grid sets that itself; leave it out")
+    return {name: value for name, _, value in pairs}
+
+
+def _start_missing(grid: Grid, options: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Start what is neither finished nor under way; return 1 where a local run did not finish."""
+    states = find_states(grid)
+    names = [name for name, state in states.items() if state.word not in UNDER_WAY]
+    for word, count in Counter(state.word for state in states.values() if state.word in UNDER_WAY).items():
+        print(f"{count} {word}, left alone")
+    if not names:
+        return 0
+    if options.cluster == "local":
+        return _run_here(grid, names, options.max_parallel)
+    with sbatch_file.sbatch_environment(grid.read_commands()[names[0]]):
+        resources = jobs.resolve_options(grid.stage, changes)
+        submitted = jobs.submit_to_slurm(grid, names, resources, options.max_parallel)
+    grid = replace(grid, submissions=grid.submissions | submitted)
+    grid.save()
+    for name, job in submitted.items():
+        print(f"job {job.job_id:10} {name}")
+    print(f"logs in {grid.directory / 'jobs'}; python -m clinrep.slurm status --grid_dir {grid.directory}")
+    return 0
+
+
+def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int:
+    submissions = dict(grid.submissions)
+
+    def report(name: str, job: Submission, has_ended: bool) -> None:
+        submissions[name] = job
+        now = replace(grid, submissions=submissions)
+        now.save()
+        if has_ended:
+            state = find_states(replace(now, combinations={name: grid.combinations[name]}))[name]
+            ended[name] = state.word
+            print(f"{state.word:8} {name}{': ' if state.reason else ''}{state.reason}", flush=True)
+        else:
+            print(f"starting {name} ({job.log})", flush=True)
+
+    ended: dict[str, str] = {}
+    jobs.run_here(grid, names, max_parallel, report)
+    return int(any(word != FINISHED for word in ended.values()))
+
+
+def _print_plan(grid: Grid, options: argparse.Namespace, changes: dict[str, str]) -> int:
+    resources = jobs.resolve_options(grid.stage, changes)
+    shown = " ".join(f"--{name}{'=' if value else ''}{value}" for name, value in resources.items())
+    print(f"grid     {grid.directory}")
+    print(f"each job {'this machine' if options.cluster == 'local' else shown}")
+    commands = grid.read_commands()
+    for name, state in find_states(grid).items():
+        word = state.word if state.word in UNDER_WAY else "to start"
+        print(f"{word:8} {name}\n         {shlex.join(commands[name].argv)}")
+    return 0
+
+
+def _print_states(grid: Grid) -> None:
+    states = find_states(grid)
+    counts = Counter(state.word for state in states.values())
+    print(f"{grid.directory} ({grid.stage}): " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    for name, state in states.items():
+        job = grid.submissions.get(name)
+        print(f"  {state.word:8} {job.job_id if job else '-':10} {name}{': ' if state.reason else ''}{state.reason}")
+        if job and state.word not in UNDER_WAY:
+            print(f"           {job.log}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        print(f"clinrep.slurm: error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    except KeyboardInterrupt:
+        print("clinrep.slurm: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,183 @@
+"""Jobs of a grid by submitit: one combination each, started by the sbatch file of its stage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from clinrep.config import InputError
+from clinrep.slurm.grid import Grid, Submission
+from clinrep.slurm.sbatch_file import ROOT, find_file, parse_minutes, read_options
+
+SECONDS_BETWEEN_LOOKS = 0.5
+MINUTES_WITHOUT_LIMIT = 365 * 24 * 60  # submitit wants a limit also where nobody waits for the machine
+
+
+@dataclass
+class StageJob:
+    """What submitit calls in the job: the stage's sbatch file with the flags of one combination.
+
+    The sbatch file starts the stage and queues the job again after a stop, as it does for a plain sbatch. The state
+    of a run is in the stage's own checkpoints and nowhere else.
+    """
+
+    stage: str
+    flags: tuple[str, ...]
+    output_dir: Path
+    visible_gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES of who called, for a local run: submitit sets its own."""
+    is_local: bool = False
+    _pid: int | None = None
+
+    def __call__(self) -> None:
+        """Run the stage to its end; its exit code becomes the job's.
+
+        Raises:
+            SystemExit: the stage failed, refused its input, or was stopped after saving.
+        """
+        process = subprocess.Popen(["bash", str(find_file(self.stage)), *self.flags], cwd=ROOT, env=self._environment())
+        self._pid = process.pid
+        # Looks instead of waiting: `checkpoint` interrupts this, and Popen.wait holds a lock while it waits.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if process.wait():
+            raise SystemExit(process.returncode if process.returncode > 0 else 128 - process.returncode)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission | None:
+        """Stop the stage so that it saves, and return the job that goes on from there; None where nothing was saved.
+
+        submitit calls this when it gets its signal: locally before the time limit, on Slurm only where somebody
+        signals the batch script (Slurm's own signals go to the stage, which needs no help).
+        """
+        before = _read_stamp(self.output_dir)
+        if self._pid is not None:
+            if self.is_local:
+                os.kill(self._pid, signal.SIGTERM)
+            else:
+                subprocess.run(["scancel", "--signal=TERM", _name_job(os.environ)], check=True)
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            is_saved = _read_stamp(self.output_dir) not in (before, None) or (self.output_dir / "DONE").is_file()
+            if not is_saved:
+                return None
+        return submitit.helpers.DelayedSubmission(
+            StageJob(self.stage, self.flags, self.output_dir, self.visible_gpus, self.is_local)
+        )
+
+    # submitit documents this name and looks for the other one too before it calls either.
+    __submitit_checkpoint__ = checkpoint
+
+    def _environment(self) -> dict[str, str]:
+        """Return the job's environment, in which the place in submitit's array means no outcome and no worker."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY_")}
+        environment["SLURM_SUBMIT_DIR"] = str(ROOT)
+        if not self.is_local:
+            return environment | {"REQUEUE_ID": _name_job(os.environ)}
+        for key in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
+            environment.pop(key, None)
+        return environment | ({} if self.visible_gpus is None else {"CUDA_VISIBLE_DEVICES": self.visible_gpus})
+
+
+def _name_job(environment: Mapping[str, str]) -> str:
+    """Return what scontrol calls the Slurm job that this process is in."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment["SLURM_JOB_ID"]
+
+
+def _read_stamp(directory: Path) -> tuple[int, int] | None:
+    """Return what tells one STOPPED from another; None where there is none."""
+    try:
+        stat = (directory / "STOPPED").stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def resolve_options(stage: str, changes: dict[str, str]) -> dict[str, str]:
+    """Return what a job of a grid asks for: the #SBATCH lines of the stage, some changed, less what submitit writes."""
+    options = read_options(stage) | changes
+    for name in ("array", "output", "open-mode"):
+        options.pop(name, None)
+    return options
+
+
+def submit_to_slurm(
+    grid: Grid, names: Sequence[str], options: dict[str, str], max_parallel: int | None
+) -> dict[str, Submission]:
+    """Submit one job, or an array of them, and return combination -> job.
+
+    Args:
+        grid: what the runs are of.
+        names: combinations to run.
+        options: what each job asks for, as `resolve_options` returns it; passed on to sbatch as it is.
+        max_parallel: jobs of the array at the same time; None: as many as Slurm starts.
+
+    Raises:
+        InputError: sbatch is not here or refuses; its message is passed on.
+    """
+    if shutil.which("sbatch") is None:
+        raise InputError("sbatch is not found here; call this where jobs are submitted, or give --cluster local")
+    executor = _make_executor(grid, "slurm")
+    # submitit always writes --signal and --wckey: its own signal would kill a stage that knows none (@0: never sent).
+    told = {"signal": "USR1@0", "wckey": ""} | options
+    executor.update_parameters(
+        timeout_min=parse_minutes(options["time"]),
+        slurm_use_srun=False,  # the sbatch file calls srun itself
+        slurm_array_parallelism=max_parallel or len(names),
+        slurm_additional_parameters={name.replace("-", "_"): value or True for name, value in told.items()}
+        | {"wckey": told["wckey"]},
+    )
+    try:
+        with executor.batch():
+            jobs = [executor.submit(_make_job(grid, name)) for name in names]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise InputError(f"sbatch refused: {' '.join(str(error).split())}") from error
+    return {name: Submission("slurm", job.job_id, str(job.paths.stdout)) for name, job in zip(names, jobs, strict=True)}
+
+
+def run_here(
+    grid: Grid, names: Sequence[str], max_parallel: int | None, on_change: Callable[[str, Submission, bool], None]
+) -> None:
+    """Run combinations on this machine, `max_parallel` (1) at a time, and return when all have ended.
+
+    Args:
+        grid: what the runs are of.
+        names: combinations to run.
+        max_parallel: runs at the same time; they share the GPUs.
+        on_change: called with the combination and its job when it starts (False) and when it has ended (True).
+    """
+    executor = _make_executor(grid, "local")
+    executor.update_parameters(timeout_min=MINUTES_WITHOUT_LIMIT)
+    waiting, running = list(names), dict[str, tuple[Any, Submission]]()
+    while waiting or running:
+        while waiting and len(running) < (max_parallel or 1):
+            name = waiting.pop(0)
+            job = executor.submit(_make_job(grid, name, is_local=True))
+            running[name] = job, Submission("local", job.job_id, str(job.paths.stdout))
+            on_change(name, running[name][1], False)
+        for name, (job, submission) in list(running.items()):
+            if job.done():
+                del running[name]
+                on_change(name, submission, True)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _make_job(grid: Grid, name: str, is_local: bool = False) -> StageJob:
+    visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return StageJob(grid.stage, tuple(grid.list_flags(name)), grid.find_output_dir(name), visible_gpus, is_local)
+
+
+def _make_executor(grid: Grid, cluster: str) -> submitit.AutoExecutor:
+    executor = submitit.AutoExecutor(folder=grid.directory / "jobs", cluster=cluster)
+    executor.update_parameters(stderr_to_stdout=True)
+    return executor

@@ -1,0 +1,103 @@
+"""What slurm/<stage>.sbatch says: the resources in its #SBATCH lines and the command of its launch line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinrep.config import InputError, lookup, require
+
+ROOT = Path(__file__).parents[2]
+
+_OPTION = re.compile(r"#SBATCH --([a-z-]+)(?:=(\S+))?\s*(?:#.*)?$")
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<numbers>\d+(?::\d+){0,2})")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a launch line starts, without python or torchrun before it."""
+
+    argv: tuple[str, ...]
+    """The script's name and its flags."""
+    environment: Mapping[str, str]
+    """SBATCH_* variables that slurm/env.sh exports: what the site tells sbatch."""
+
+    @property
+    def stage(self) -> str:
+        """Stem of the script."""
+        return Path(self.argv[0]).stem
+
+
+def find_file(stage: str) -> Path:
+    """Return the sbatch file of a stage; an unknown one is an InputError listing the known."""
+    return lookup({path.stem: path for path in (ROOT / "slurm").glob("*.sbatch")}, stage, "stage")
+
+
+def read_options(stage: str) -> dict[str, str]:
+    """Return the #SBATCH lines of a stage: long option without dashes -> value, '' for one without."""
+    lines = [line for line in find_file(stage).read_text().splitlines() if line.startswith("#SBATCH")]
+    options = {}
+    for line in lines:
+        match = _OPTION.fullmatch(line)
+        if match is None:
+            raise InputError(f"slurm/{stage}.sbatch: cannot read {line!r}; write #SBATCH --option=value")
+        options[match[1]] = match[2] or ""
+    return options
+
+
+def parse_minutes(text: str) -> int:
+    """Return a Slurm time limit (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; man sbatch) in minutes, rounded up."""
+    match = _TIME.fullmatch(text)
+    require(match is not None, "--time", text, "be a time limit of Slurm", "write 12:00:00 or 2-00:00:00")
+    assert match is not None
+    numbers = [int(number) for number in match["numbers"].split(":")]
+    if match["days"] is not None:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    return (int(match["days"] or 0) * 24 + hours) * 60 + minutes + (seconds > 0)
+
+
+def read_command(stage: str, flags: Sequence[str]) -> Command:
+    """Return what the launch line of a stage starts when the sbatch file is given `flags`.
+
+    Raises:
+        InputError: slurm/env.sh or the sbatch file fails here; the message is theirs.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"PRINT_COMMAND": "yes", "SLURM_SUBMIT_DIR": str(ROOT)}
+    done = subprocess.run(
+        ["bash", str(find_file(stage)), *flags], cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise InputError(f"slurm/{stage}.sbatch cannot be read here: {done.stderr.decode().strip()}")
+    (command,) = parse_commands(done.stdout)
+    return command
+
+
+@contextmanager
+def sbatch_environment(command: Command) -> Iterator[None]:
+    """Let sbatch see meanwhile what slurm/env.sh tells it: partition, account and the like."""
+    before = dict(os.environ)
+    os.environ.update(command.environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def parse_commands(printed: bytes) -> Iterator[Command]:
+    """Yield the commands that print_command of slurm/launch.sh printed."""
+    words = iter(printed.decode().split("\0")[:-1])
+    for count in words:
+        argv = tuple(next(words) for _ in range(int(count)))
+        settings = (next(words).partition("=") for _ in range(int(next(words))))
+        yield Command(argv, {name: value for name, _, value in settings})
