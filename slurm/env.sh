@@ -23,6 +23,7 @@ OUTCOMES=(in_hospital_death long_length_of_stay icu_admission imv_event)   # of 
 
 # 4. How jobs behave.
 PROCESSES_PER_NODE=                           # empty: one a GPU of the job, or one where it has none
+THREADS_PER_PROCESS=                          # empty: the job's CPUs are shared out over its processes
 MAX_REQUEUES=10                               # a run stopped before its time limit is queued again this often
 # export NCCL_SOCKET_IFNAME=ib0               # several nodes: the network between them, if NCCL picks a wrong one
 

@@ -20,11 +20,8 @@ start() {
     print_command "$@"
     return
   fi
-  local cores cpus=${SLURM_CPUS_PER_TASK:-}
-  cores=$(getconf _NPROCESSORS_ONLN)
-  export OMP_NUM_THREADS POLARS_MAX_THREADS
-  OMP_NUM_THREADS=$(share_out "$((${cpus:-$cores} < cores ? ${cpus:-$cores} : cores))" "$processes")
-  POLARS_MAX_THREADS=$OMP_NUM_THREADS
+  local cpus=${SLURM_CPUS_PER_TASK:-}
+  set_threads "$processes"
   if [ -n "${SLURM_JOB_ID:-}" ]; then
     start_in_job "$nodes" "$processes" "$(share_out "${cpus:-1}" "$processes")" "$@"
   elif [ "$processes" -eq 1 ]; then
@@ -32,6 +29,17 @@ start() {
   else
     exec "${IN_IMAGE[@]}" torchrun --standalone --nproc_per_node="$processes" "$@"
   fi
+}
+
+# set_threads PROCESSES: let every process use its share of the job's CPUs, or of the machine's outside of Slurm.
+set_threads() {
+  local cores threads
+  cores=$(getconf _NPROCESSORS_ONLN)
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ] && [ "$SLURM_CPUS_PER_TASK" -lt "$cores" ]; then cores=$SLURM_CPUS_PER_TASK; fi
+  threads=$(share_out "$cores" "$1")
+  [ -n "${SLURM_JOB_ID:-}" ] || threads=${OMP_NUM_THREADS:-$threads}   # into a job it may have come from a login shell
+  export OMP_NUM_THREADS=${THREADS_PER_PROCESS:-$threads}
+  export POLARS_MAX_THREADS=$OMP_NUM_THREADS
 }
 
 # start_in_job NODES PROCESSES CPUS SCRIPT ARGS...: every process is a task of srun, so that each gets Slurm's
@@ -66,16 +74,18 @@ run_and_requeue() {
   after=$(stat -c '%i %y' "$output_dir/STOPPED" 2>/dev/null) || true
   if [ -z "$after" ] || [ "$after" = "$before" ]; then
     echo "slurm: failed with exit code $status"
-  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_REQUEUES" ] &&
-    scontrol requeue "$(name_job)"; then
+    ! is_preempted || wait_for_slurm
+  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
+    echo "slurm: stopped after saving, but queued again $MAX_REQUEUES times already (MAX_REQUEUES in slurm/env.sh);" \
+      "submit the same to continue"
+  elif grep -q USR1 "$output_dir/STOPPED" && scontrol requeue "$(name_job)"; then
     echo "slurm: stopped after saving; queued again"
     wait_for_slurm
   elif is_preempted; then
-    echo "slurm: stopped after saving; Slurm preempts this job and decides what becomes of it"
+    echo "slurm: stopped after saving; Slurm takes the nodes away and decides what becomes of this job"
     wait_for_slurm
   else
-    echo "slurm: stopped after saving, start $((${SLURM_RESTART_COUNT:-0} + 1)); not queued again (after USR1 it is," \
-      "MAX_REQUEUES=$MAX_REQUEUES times); submit the same again to continue"
+    echo "slurm: stopped after saving; not queued again: submit the same to continue"
   fi
   return "$status"
 }

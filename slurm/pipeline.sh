@@ -18,6 +18,7 @@ STAGES=(00_tokenize 01_pretrain 02_finetune 03_extract_reps 04_analyze)
 declare -A BEFORE=([01_pretrain]=00_tokenize [02_finetune]=01_pretrain [03_extract_reps]=01_pretrain
   [04_analyze]="02_finetune 03_extract_reps")
 declare -A JOBS=()                    # stage -> job id
+IDS=()                                # the same ids, in order
 SBATCH_FLAGS=() STAGE_FLAGS=()        # in pairs: stage, flag
 first=${STAGES[0]} last=${STAGES[-1]} after="" is_dry=""
 
@@ -96,6 +97,7 @@ submit() {
   else
     JOBS[$stage]=$("${command[@]}")
     JOBS[$stage]=${JOBS[$stage]%%;*}   # of several clusters: id;cluster
+    IDS+=("${JOBS[$stage]}")
     printf '%-16s job %-10s %s\n' "$stage" "${JOBS[$stage]}" "${ids:+after ${ids//:/, }}"
   fi
 }
@@ -113,7 +115,7 @@ select_flags() {
 
 say_how_to_follow() {
   local ids
-  ids=$(IFS=, && echo "${JOBS[*]}")
+  ids=$(IFS=, && echo "${IDS[*]}")
   cat << END
 
 queue    squeue --jobs=$ids
@@ -126,8 +128,8 @@ END
 
 # cancel_all STATUS: an incomplete chain is of no use.
 cancel_all() {
-  [ "${#JOBS[@]}" -eq 0 ] || [ -n "$is_dry" ] || scancel "${JOBS[@]}" || true
-  echo "slurm/pipeline.sh: error: not submitted, what had been is cancelled: ${JOBS[*]:-nothing}" >&2
+  [ "${#IDS[@]}" -eq 0 ] || scancel "${IDS[@]}" || true
+  echo "slurm/pipeline.sh: error: not submitted; cancelled what had been: ${IDS[*]:-nothing}" >&2
   exit "$1"
 }
 

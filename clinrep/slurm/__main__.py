@@ -139,6 +139,7 @@ def _start_missing(grid: Grid, options: argparse.Namespace, changes: dict[str, s
         print(f"{count} {word}, left alone")
     if not names:
         return 0
+    grid.save()  # before anything is submitted, so that a second try finds a grid
     if options.cluster == "local":
         return _run_here(grid, names, options.max_parallel)
     with sbatch_file.sbatch_environment(grid.read_commands()[names[0]]):

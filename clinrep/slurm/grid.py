@@ -131,6 +131,8 @@ def make_grid(stage: str, directory: Path, axes: dict[str, list[str]], flags: Se
             raise InputError(f"--grid_dir {directory} exists and holds no grid; choose another folder")
         return grid
     saved = read_grid(directory)
+    if not saved.submissions:  # checked and refused by sbatch, say: nothing ran with other flags
+        return grid
     if (saved.stage, saved.flags) != (stage, list(flags)):
         raise InputError(
             f"--grid_dir {directory} holds a grid of {saved.stage} with the flags {' '.join(saved.flags) or '(none)'}, "

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ class StageJob:
     visible_gpus: str | None = None
     """CUDA_VISIBLE_DEVICES of who called, for a local run: submitit sets its own."""
     is_local: bool = False
+    num_threads: int | None = None
+    """Threads of a local run that shares the machine with others; None: all."""
     _pid: int | None = None
 
     def __call__(self) -> None:
@@ -69,9 +73,7 @@ class StageJob:
             is_saved = _read_stamp(self.output_dir) not in (before, None) or (self.output_dir / "DONE").is_file()
             if not is_saved:
                 return None
-        return submitit.helpers.DelayedSubmission(
-            StageJob(self.stage, self.flags, self.output_dir, self.visible_gpus, self.is_local)
-        )
+        return submitit.helpers.DelayedSubmission(replace(self, _pid=None))
 
     # submitit documents this name and looks for the other one too before it calls either.
     __submitit_checkpoint__ = checkpoint
@@ -84,7 +86,11 @@ class StageJob:
             return environment | {"REQUEUE_ID": _name_job(os.environ)}
         for key in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
             environment.pop(key, None)
-        return environment | ({} if self.visible_gpus is None else {"CUDA_VISIBLE_DEVICES": self.visible_gpus})
+        if self.visible_gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.visible_gpus
+        if self.num_threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self.num_threads)
+        return environment
 
 
 def _name_job(environment: Mapping[str, str]) -> str:
@@ -138,7 +144,7 @@ def submit_to_slurm(
         | {"wckey": told["wckey"]},
     )
     try:
-        with executor.batch():
+        with redirect_stderr(StringIO()), executor.batch():  # submitit prints what the error below says
             jobs = [executor.submit(_make_job(grid, name)) for name in names]
     except (FailedJobError, FailedSubmissionError) as error:
         raise InputError(f"sbatch refused: {' '.join(str(error).split())}") from error
@@ -158,11 +164,12 @@ def run_here(
     """
     executor = _make_executor(grid, "local")
     executor.update_parameters(timeout_min=MINUTES_WITHOUT_LIMIT)
+    num_threads = max(1, (os.cpu_count() or 1) // max_parallel) if max_parallel else None
     waiting, running = list(names), dict[str, tuple[Any, Submission]]()
     while waiting or running:
         while waiting and len(running) < (max_parallel or 1):
             name = waiting.pop(0)
-            job = executor.submit(_make_job(grid, name, is_local=True))
+            job = executor.submit(replace(_make_job(grid, name), is_local=True, num_threads=num_threads))
             running[name] = job, Submission("local", job.job_id, str(job.paths.stdout))
             on_change(name, running[name][1], False)
         for name, (job, submission) in list(running.items()):
@@ -172,9 +179,9 @@ def run_here(
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _make_job(grid: Grid, name: str, is_local: bool = False) -> StageJob:
+def _make_job(grid: Grid, name: str) -> StageJob:
     visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return StageJob(grid.stage, tuple(grid.list_flags(name)), grid.find_output_dir(name), visible_gpus, is_local)
+    return StageJob(grid.stage, tuple(grid.list_flags(name)), grid.find_output_dir(name), visible_gpus)
 
 
 def _make_executor(grid: Grid, cluster: str) -> submitit.AutoExecutor:

@@ -1,0 +1,277 @@
+"""Grids without a Slurm: what is combined, refused, started here, and told of the states."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from clinrep.config import InputError
+from clinrep.slurm.grid import Grid, Submission, combine, make_grid, parse_axes
+from clinrep.slurm.jobs import StageJob, resolve_options
+from clinrep.slurm.sbatch_file import parse_commands, parse_minutes, read_command, read_options
+from clinrep.slurm.states import find_states
+from tests.jobs import write_workshop
+from tests.slurm.cluster import ROOT, copy_checkout
+
+PYTHON = (sys.executable, "-m", "clinrep.slurm")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("30", 30),
+        ("90:01", 91),
+        ("12:00:00", 720),
+        ("0:00:01", 1),
+        ("2-00:00:00", 2880),
+        ("1-6", 1800),
+        ("1-0:30", 1470),
+    ],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(text, minutes):
+    assert parse_minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:2:3:4", "-1", "1-"])
+def test_other_time_limits_are_refused(text):
+    with pytest.raises(ValueError, match="--time"):
+        parse_minutes(text)
+
+
+def test_resources_are_those_of_the_sbatch_file():
+    assert read_options("00_tokenize") == {
+        "job-name": "00_tokenize", "nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "16", "mem": "32G",
+        "time": "12:00:00", "requeue": "", "open-mode": "append", "output": "slurm/logs/%x-%j.out",
+    }  # fmt: skip
+    changed = resolve_options("02_finetune", {"nodes": "2", "account": "ours"})
+    assert (changed["nodes"], changed["account"], changed["gres"]) == ("2", "ours", "gpu:8")
+    assert "array" not in changed
+
+
+def test_the_command_is_that_of_the_launch_line():
+    command = read_command("02_finetune", ["--outcome=imv_event", "--seed=", "--x", "a b"])
+    assert command.argv[:3] == ("02_finetune.py", "--config", "configs/ehr/02_finetune.yaml")
+    assert command.argv[-4:] == ("--outcome=imv_event", "--seed=", "--x", "a b")
+    assert command.stage == "02_finetune"
+
+
+def test_commands_and_what_the_site_tells_sbatch_are_kept_apart():
+    printed = b"2\0a.py\0\0001\0SBATCH_ACCOUNT=x=y\0001\0b.py\0000\0"
+    first, second = parse_commands(printed)
+    assert (first.argv, first.environment) == (("a.py", ""), {"SBATCH_ACCOUNT": "x=y"})
+    assert (second.argv, second.environment) == (("b.py",), {})
+
+
+def test_axes_are_split_at_commas_outside_of_brackets():
+    assert parse_axes(["seed=1,2", "layers=[-1],[0,-1]", "x={a: 1, b: [2,3]}"]) == {
+        "seed": ["1", "2"],
+        "layers": ["[-1]", "[0,-1]"],
+        "x": ["{a: 1, b: [2,3]}"],
+    }
+
+
+@pytest.mark.parametrize("word", ["seed", "seed=", "=1", "seed=1,,2", "output_dir=a,b", "config=a.yaml"])
+def test_what_is_no_axis_is_refused(word):
+    with pytest.raises(InputError, match="--grid"):
+        parse_axes([word])
+
+
+def test_every_combination_has_a_folder_and_outcomes_lie_side_by_side():
+    named = combine({"outcome": ["a", "b"], "seed": ["1", "2"], "backbone_dir": ["runs/x"]})
+    assert list(named) == [
+        "seed=1,backbone_dir=runs_x/outcome=a",
+        "seed=2,backbone_dir=runs_x/outcome=a",
+        "seed=1,backbone_dir=runs_x/outcome=b",
+        "seed=2,backbone_dir=runs_x/outcome=b",
+    ]
+    assert named["seed=2,backbone_dir=runs_x/outcome=a"] == {"outcome": "a", "seed": "2", "backbone_dir": "runs/x"}
+    with pytest.raises(InputError, match="twice"):
+        combine({"seed": ["1", "1"]})
+
+
+def test_a_grid_is_kept_grows_and_refuses_other_flags(tmp_path):
+    folder = tmp_path / "grid"
+    grid = make_grid("01_pretrain", folder, {"seed": ["1"]}, ["--block_size=64"])
+    grid.submissions["seed=1"] = Submission("local", "1", "log")
+    grid.save()
+    grown = make_grid("01_pretrain", folder, {"seed": ["2"]}, ["--block_size=64"])
+    assert (list(grown.combinations), list(grown.submissions)) == (["seed=1", "seed=2"], ["seed=1"])
+    with pytest.raises(InputError, match="holds a grid of 01_pretrain with the flags --block_size=64"):
+        make_grid("01_pretrain", folder, {"seed": ["2"]}, [])
+    with pytest.raises(InputError, match="--seed stands beside --grid"):
+        make_grid("01_pretrain", folder, {"seed": ["2"]}, ["--seed=4"])
+    with pytest.raises(InputError, match="holds no grid"):
+        make_grid("01_pretrain", tmp_path, {"seed": ["2"]}, [])
+
+
+def test_states_are_told_from_directories_and_the_queue(tmp_path, monkeypatch):
+    names = ["done", "running", "waiting", "stopped", "failed", "missing"]
+    jobs = {name: Submission("slurm", f"12_{place}", str(tmp_path / name / "log")) for place, name in enumerate(names)}
+    jobs.pop("missing")
+    grid = Grid("01_pretrain", tmp_path, [], {name: {} for name in names}, jobs)
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "done/DONE").touch()
+    (tmp_path / "stopped/STOPPED").write_text('{"step": 7, "signal": "SIGTERM"}')
+    (tmp_path / "failed/log").write_text(
+        "12:00 I fine\n01_pretrain.py: error: no such thing\nsrun: error: n1: exit 2\n"
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\nprintf '12|1|RUNNING\\n12|2|PENDING\\n9|N/A|RUNNING\\n'\n")
+    (tmp_path / "bin/squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    states = find_states(grid)
+    words = {name: state.word for name, state in states.items()}
+    assert words == {"done": "finished"} | {name: name for name in names[1:]}
+    assert states["failed"].reason == "01_pretrain.py: error: no such thing"
+    assert states["stopped"].reason == "saved at step 7 after SIGTERM"
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error' >&2\nexit 1\n")
+    with pytest.raises(InputError, match="squeue failed"):  # never: nothing is there, so all have failed
+        find_states(grid)
+
+
+def call(checkout: Path, *words: str, code: int = 0) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+    done = subprocess.run(
+        [*PYTHON, *words], cwd=checkout, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose settings train a tiny model on made-up timelines."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    settings = {
+        "block_size": 64,
+        "global_batch_tokens": 128,
+        "model": {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_layers": 1,
+            "num_heads": 1,
+            "num_key_value_heads": 1,
+        },
+        "training": {"learning_rate": 0.01, "batch_size": 2, "max_steps": 4, "eval_steps": 2},
+    }
+    write_workshop(checkout / "runs/site", settings, num_subjects=20)
+    (checkout / "runs/site/00").rename(checkout / "runs/site/00_tokenize")
+    text = (checkout / "runs/site/config.yaml").read_text()
+    (checkout / "site_configs/01_pretrain.yaml").write_text(re.sub("timelines_dir:.*", "", text))
+    return checkout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["01_pretrian", "--grid", "seed=1"], "unknown stage '01_pretrian'; known: 00_tokenize, 01_pretrain"),
+        (["01_pretrain", "--grid", "sed=1,2"], "did you mean 'seed'"),
+        (["01_pretrain", "--grid", "seed=1,-2"], "seed is -2 but must be 0 or more"),
+        (["01_pretrain", "--grid", "training.batch_size=1,many"], "--training.batch_size"),
+        (["01_pretrain", "--grid", "seed=1", "--timelines_dir=nowhere"], "nowhere does not exist"),
+        (["01_pretrain", "--grid", "seed=1", "--max_parallel", "0"], "--max_parallel is 0"),
+        (["03_extract_reps", "--grid", "seed=1"], "01_pretrain does not exist"),
+    ],
+)
+def test_a_grid_is_refused_whole_before_anything_is_submitted(site, words, said):
+    assert said in call(site, "submit", *words, "--cluster", "local", code=2)
+    assert not list((site / "runs/site").glob("*_grid"))
+
+
+def test_dry_run_prints_every_command_and_writes_nothing(site):
+    printed = call(site, "submit", "01_pretrain", "--grid", "seed=1,2", "block_size=32,64", "--dry_run")
+    commands = re.findall(r"^ +01_pretrain.py .*$", printed, flags=re.MULTILINE)
+    pairs = [re.findall(r"--seed=(\d) --block_size=(\d+)", command)[0] for command in commands]
+    assert pairs == [("1", "32"), ("1", "64"), ("2", "32"), ("2", "64")]
+    assert "--gres=gpu:8" in printed
+    assert not list((site / "runs/site").glob("*_grid"))
+
+
+@pytest.mark.slow
+def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site):
+    words = ["submit", "01_pretrain", "--grid", "seed=1,2", "training.learning_rate=0.01,1e30", "--cluster", "local"]
+    printed = call(site, *words, "--max_parallel", "2", code=1)
+    grid = site / "runs/site/01_pretrain_grid"
+    fine = [grid / f"seed={seed},training.learning_rate=0.01" for seed in (1, 2)]
+    assert all((folder / "backbone/model.safetensors").is_file() for folder in fine)
+    assert printed.count("finished ") == 2
+    assert printed.count("failed ") == 2
+    assert "lower training.learning_rate" in printed
+    status = call(site, "status")
+    assert "2 finished, 2 failed" in status or "2 failed, 2 finished" in status
+    made = (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns
+    (fine[1] / "DONE").unlink()
+    printed = call(site, *words, code=1)
+    assert "1 finished, left alone" in printed
+    assert len(re.findall(r"^starting ", printed, flags=re.MULTILINE)) == 3
+    assert (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, monkeypatch):
+    output_dir = site / "runs/site/checkpointed"
+    monkeypatch.setattr("clinrep.slurm.jobs.ROOT", site)
+    monkeypatch.setattr("clinrep.slurm.sbatch_file.ROOT", site)
+    flags = ("--training.max_steps=3000", "--training.eval_steps=3000", f"--output_dir={output_dir}")
+    job = StageJob("01_pretrain", flags, output_dir, is_local=True)
+    assert StageJob.__submitit_checkpoint__ is StageJob.checkpoint
+    again = []
+
+    def interrupt(number, frame):
+        again.append(job.checkpoint())
+
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        threading.Thread(target=signal_after_step, args=(output_dir, 20), daemon=True).start()
+        with pytest.raises(SystemExit) as stopped:
+            job()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert stopped.value.code == 75
+    assert json.loads((output_dir / "STOPPED").read_text())["signal"] == "SIGTERM"
+    (submission,) = again
+    resumed = pickle.loads(pickle.dumps(submission.function))
+    assert (resumed.stage, resumed.flags, resumed.output_dir) == ("01_pretrain", flags, output_dir)
+    resumed()
+    assert (output_dir / "DONE").is_file()
+    assert "resuming after step" in (output_dir / "run.log").read_text()
+
+
+def signal_after_step(directory: Path, step: int) -> None:
+    path = directory / "metrics.jsonl"
+    while not (path.is_file() and f'"step": {step},' in path.read_text()):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def test_a_checkpoint_that_saved_nothing_is_not_queued_again(tmp_path, monkeypatch):
+    process = subprocess.Popen(["sleep", "100"])
+    job = StageJob("01_pretrain", (), tmp_path, is_local=True, _pid=process.pid)
+    assert job.checkpoint() is None
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_the_place_in_submitits_array_means_nothing_to_the_stage(monkeypatch):
+    for name, value in {
+        "JOB_ID": "31003",
+        "ARRAY_JOB_ID": "31000",
+        "ARRAY_TASK_ID": "3",
+        "ARRAY_TASK_COUNT": "4",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environment = StageJob("01_pretrain", (), ROOT)._environment()
+    assert not [name for name in environment if name.startswith("SLURM_ARRAY")]
+    assert environment["REQUEUE_ID"] == "31000_3"
+    assert environment["SLURM_JOB_ID"] == "31003"
