@@ -7,7 +7,7 @@ DEMO_RUN := runs/demo
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drill check format docs clean-demo
+.PHONY: help setup demo test test-slurm drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,8 +34,11 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 	$(VENV) 04_analyze.py --config $(DEMO_CONFIGS)/04_analyze.yaml
 	@echo "$(DEMO_RUN)/04_analyze/report.html"
 
-test: setup  ## Run every test but the drills
-	$(VENV) -m pytest -m "not drill"
+test: setup  ## Run every test but the drills and those on a Slurm
+	$(VENV) -m pytest -m "not drill and not slurm"
+
+test-slurm: setup  ## Bring up a private Slurm (root, Debian packages) and run the sbatch files on it; several minutes
+	$(VENV) -m pytest -m slurm -rA tests/slurm
 
 drill: setup  ## Kill training runs at random moments and compare what comes out; several minutes
 	$(VENV) -m pytest -m drill -rA
@@ -44,7 +47,7 @@ check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .
 	$(VENV) -m ruff check .
 	$(VENV) -m mypy clinrep $(wildcard 0*.py)
-	$(VENV) -m pytest -m "not slow"
+	$(VENV) -m pytest -m "not slow and not slurm"
 
 format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .

@@ -74,8 +74,8 @@ def start_process_group() -> None:
 
     if dist.is_initialized():
         return
-    for name in _TORCHRUN_NAMES:  # accelerate and env:// read torchrun's names
-        os.environ[name] = str(_launcher_number(name, 0))
+    # accelerate and env:// read torchrun's names; all are read before one is set: srun's do not count beside RANK
+    os.environ |= {name: str(_launcher_number(name, 0)) for name in _TORCHRUN_NAMES}
     device = choose_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -20,6 +20,9 @@ start() {
     print_command "$@"
     return
   fi
+  [ "${SITE_CHECK:-$(name_site)}" = "$(name_site)" ] ||
+    refuse "CLIF_DIR, RUN_DIR, SITE, CONFIG_DIR or OUTCOMES in slurm/env.sh were others when this job was submitted" \
+      "and checked; put them back, or submit it again"
   local cpus=${SLURM_CPUS_PER_TASK:-}
   set_threads "$processes"
   if [ -n "${SLURM_JOB_ID:-}" ]; then
@@ -130,10 +133,18 @@ share_out() {
   echo "$(($1 > $2 ? $1 / $2 : 1))"
 }
 
-# print_command SCRIPT ARGS...: print their number and each of them, then the same of what env.sh tells sbatch.
+# name_site: print what tells one set of paths in env.sh from another. env.sh is read when a job starts, which may be
+# days after it was submitted and checked.
+name_site() {
+  printf '%s\n' "$CLIF_DIR" "$RUN_DIR" "$SITE" "$CONFIG_DIR" "${OUTCOMES[@]}" | cksum | tr ' ' '-'
+}
+
+# print_command SCRIPT ARGS...: print their number and each of them, then the same of what sbatch is to see.
 print_command() {
-  local settings
-  mapfile -d '' settings < <(env --null | grep --null-data '^SBATCH_')
+  local settings SITE_CHECK
+  SITE_CHECK=$(name_site)
+  export SITE_CHECK
+  mapfile -d '' settings < <(env --null | grep --null-data '^SBATCH_\|^SITE_CHECK=')
   printf '%s\0' "$#" "$@" "${#settings[@]}" "${settings[@]}"
 }
 

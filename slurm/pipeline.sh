@@ -95,7 +95,7 @@ submit() {
     JOBS[$stage]="<$stage>"
     printf '%s\n' "${command[*]}"
   else
-    JOBS[$stage]=$("${command[@]}")
+    JOBS[$stage]=$(SITE_CHECK=$(name_site) "${command[@]}")
     JOBS[$stage]=${JOBS[$stage]%%;*}   # of several clusters: id;cluster
     IDS+=("${JOBS[$stage]}")
     printf '%-16s job %-10s %s\n' "$stage" "${JOBS[$stage]}" "${ids:+after ${ids//:/, }}"

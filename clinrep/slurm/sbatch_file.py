@@ -25,7 +25,7 @@ class Command:
     argv: tuple[str, ...]
     """The script's name and its flags."""
     environment: Mapping[str, str]
-    """SBATCH_* variables that slurm/env.sh exports: what the site tells sbatch."""
+    """What sbatch is to see: SBATCH_* variables of slurm/env.sh, and SITE_CHECK, which the job compares."""
 
     @property
     def stage(self) -> str:

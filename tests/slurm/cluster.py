@@ -91,14 +91,16 @@ def edit_site(folder: Path, **values: str) -> None:
 class Cluster:
     """Two nodes of 8 false GPUs each, a partition `gpu`, and `scavenge`, whose jobs give way to those of `gpu`."""
 
-    def __init__(self, directory: Path, **knobs: str) -> None:
+    def __init__(self, directory: Path) -> None:
+        """Start it in an empty directory; SLURM_CI_* of who calls are slurm_up.sh's knobs."""
         self.directory = directory
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
-        environment["SLURM_CI_DIR"] = str(directory)
-        self._knobs = {f"SLURM_CI_{name.upper()}": value for name, value in knobs.items()}
+        caller = os.environ.items()
+        knobs = {name: value for name, value in caller if name.startswith("SLURM_CI_")}
+        environment = {name: value for name, value in caller if not name.startswith(("SLURM", "SBATCH"))}
+        environment |= knobs | {"SLURM_CI_DIR": str(directory)}
         done = subprocess.run(
             ["bash", str(HERE / "slurm_up.sh")],
-            env=environment | self._knobs, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         self.report = done.stdout

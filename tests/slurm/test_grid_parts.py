@@ -201,21 +201,20 @@ def test_dry_run_prints_every_command_and_writes_nothing(site):
 
 @pytest.mark.slow
 def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site):
-    words = ["submit", "01_pretrain", "--grid", "seed=1,2", "training.learning_rate=0.01,1e30", "--cluster", "local"]
+    words = ["submit", "01_pretrain", "--grid", "training.learning_rate=0.01,0.02,1e30", "--cluster", "local"]
     printed = call(site, *words, "--max_parallel", "2", code=1)
     grid = site / "runs/site/01_pretrain_grid"
-    fine = [grid / f"seed={seed},training.learning_rate=0.01" for seed in (1, 2)]
+    fine = [grid / f"training.learning_rate={rate}" for rate in ("0.01", "0.02")]
     assert all((folder / "backbone/model.safetensors").is_file() for folder in fine)
     assert printed.count("finished ") == 2
-    assert printed.count("failed ") == 2
+    assert printed.count("failed ") == 1
     assert "lower training.learning_rate" in printed
-    status = call(site, "status")
-    assert "2 finished, 2 failed" in status or "2 failed, 2 finished" in status
+    assert "2 finished, 1 failed" in call(site, "status")
     made = (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns
     (fine[1] / "DONE").unlink()
     printed = call(site, *words, code=1)
     assert "1 finished, left alone" in printed
-    assert len(re.findall(r"^starting ", printed, flags=re.MULTILINE)) == 3
+    assert len(re.findall(r"^starting ", printed, flags=re.MULTILINE)) == 2
     assert (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns == made
 
 
@@ -224,7 +223,7 @@ def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, mo
     output_dir = site / "runs/site/checkpointed"
     monkeypatch.setattr("clinrep.slurm.jobs.ROOT", site)
     monkeypatch.setattr("clinrep.slurm.sbatch_file.ROOT", site)
-    flags = ("--training.max_steps=3000", "--training.eval_steps=3000", f"--output_dir={output_dir}")
+    flags = ("--training.max_steps=1500", "--training.eval_steps=1500", f"--output_dir={output_dir}")
     job = StageJob("01_pretrain", flags, output_dir, is_local=True)
     assert StageJob.__submitit_checkpoint__ is StageJob.checkpoint
     again = []

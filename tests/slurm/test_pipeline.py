@@ -61,7 +61,7 @@ def test_jobs_get_what_the_sbatch_lines_ask_for(chain):
             assert job["NumNodes"] == asked["nodes"]
             assert job["CPUs/Task"] == asked["cpus-per-task"]
             assert job["MinMemoryNode"] == asked["mem"]
-            assert job["TimeLimit"] == asked["time"]
+            assert job["TimeLimit"].removeprefix("0") == asked["time"]
             assert job.get("TresPerNode", "") == asked.get("gres", "").replace("gpu", "gres:gpu")
 
 
@@ -150,11 +150,10 @@ def test_a_failed_stage_stops_the_chain(cluster, checkout, tmp_path):
     (tmp_path / "tables").mkdir()  # there, but empty: seen only when the stage reads it
     edit_site(checkout, CLIF_DIR=str(tmp_path / "tables"), RUN_DIR="runs/failing")
     try:
-        printed = cluster.call("slurm/pipeline.sh", cwd=checkout)
+        jobs = read_jobs(cluster.call("slurm/pipeline.sh", cwd=checkout))
+        first, *later = cluster.wait(*jobs.values())
     finally:
         edit_site(checkout, CLIF_DIR="sample_data/clif_demo", RUN_DIR="runs/site")
-    jobs = read_jobs(printed)
-    first, *later = cluster.wait(*jobs.values())
     assert (first["JobState"], first["ExitCode"]) == ("FAILED", "2:0")
     assert {fields["JobState"] for fields in later} == {"CANCELLED"}
     assert not (checkout / "runs/failing").exists()
@@ -172,7 +171,7 @@ def test_a_failed_stage_stops_the_chain(cluster, checkout, tmp_path):
         (["--after", "x"], "--after 'x' is no job id"),
         (["--flag", "01_pretrain"], "--flag needs two values"),
         (["--flag", "01_pretrain", "--block_sise=3"], "did you mean 'block_size'"),
-        (["--flag", "02_finetune", "--training.batch_size=0"], "training.batch_size is 0"),
+        (["--flag", "02_finetune", "--training.batch_size=0"], "batch_size is 0 but must be 1 or more"),
         (["--flag", "00_tokenize", "--clif_dir=nowhere"], "nowhere does not exist"),
     ],
 )
@@ -225,3 +224,20 @@ def test_dry_run_submits_nothing(cluster, checkout):
         "slurm/04_analyze.sbatch",
     ]
     assert not cluster.call("squeue", "--noheader", cwd=checkout)
+
+
+def test_a_job_refuses_paths_other_than_those_it_was_submitted_with(cluster, checkout, tmp_path):
+    # env.sh is read when the job starts: edited for the next site meanwhile, it would mix the two.
+    words = ["--to", "00_tokenize", "--sbatch", "00_tokenize", "--hold"]
+    edit_site(checkout, RUN_DIR="runs/first_site")
+    try:
+        (job,) = read_jobs(cluster.call("slurm/pipeline.sh", *words, cwd=checkout)).values()
+        edit_site(checkout, RUN_DIR="runs/second_site")
+        cluster.call("scontrol", "release", job, cwd=checkout)
+        (fields,) = cluster.wait(job)
+    finally:
+        edit_site(checkout, RUN_DIR="runs/site")
+    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0")
+    assert "were others when this job was submitted" in (checkout / fields["StdOut"]).read_text()
+    assert not (checkout / "runs/first_site").exists()
+    assert not (checkout / "runs/second_site").exists()
