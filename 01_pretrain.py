@@ -8,7 +8,7 @@ Run     python 01_pretrain.py --config configs/ehr/demo/01_pretrain.yaml
         torchrun --nproc_per_node=8 01_pretrain.py --config configs/ehr/01_pretrain.yaml
 
 SIGUSR1, SIGTERM or Ctrl-C saves a checkpoint, writes STOPPED and ends with exit code 75; the same command
-continues. torchrun passes SIGUSR1 on only with --signals-to-handle (slurm/launch.sh).
+continues. torchrun passes SIGUSR1 on only with --signals-to-handle (README).
 """
 
 from functools import partial

@@ -219,7 +219,7 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
     session = {
         "command": sys.argv,
         "commit": _ask_git("rev-parse", "HEAD"),
-        "is_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no")),
+        "is_dirty": is_code_changed(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "num_cpus": os.cpu_count(),
@@ -231,6 +231,11 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
     resumed = [*earlier.get("resumed", []), {key: earlier[key] for key in session if key in earlier}] if earlier else []
     provenance = {"stage": stage, "inputs": inputs, **session, "resumed": resumed}
     artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+
+
+def is_code_changed() -> bool:
+    """Return whether tracked files differ from the commit; slurm/env.sh, which every site edits, does not count."""
+    return bool(_ask_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)slurm/env.sh"))
 
 
 def _ask_git(*words: str) -> str | None:

@@ -21,7 +21,7 @@ from clinrep.slurm.jobs import StageJob, resolve_options
 from clinrep.slurm.sbatch_file import parse_commands, parse_minutes, read_command, read_options
 from clinrep.slurm.states import find_states
 from tests.jobs import write_workshop
-from tests.slurm.cluster import ROOT, copy_checkout
+from tests.slurm.cluster import ROOT, copy_checkout, edit_site
 
 PYTHON = (sys.executable, "-m", "clinrep.slurm")
 
@@ -274,3 +274,19 @@ def test_the_place_in_submitits_array_means_nothing_to_the_stage(monkeypatch):
     assert not [name for name in environment if name.startswith("SLURM_ARRAY")]
     assert environment["REQUEUE_ID"] == "31000_3"
     assert environment["SLURM_JOB_ID"] == "31003"
+
+
+def test_the_sites_edits_of_env_sh_do_not_make_the_code_another(tmp_path):
+    checkout = copy_checkout(tmp_path / "checkout")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=x"]):
+        subprocess.run([*git, *words], cwd=checkout, check=True)
+    command = [sys.executable, "-c", "from clinrep.run_directory import is_code_changed as f; print(f())"]
+
+    def ask() -> str:
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+
+    edit_site(checkout, SITE="another")
+    assert ask() == "False"
+    (checkout / "slurm/launch.sh").write_text("# another\n")
+    assert ask() == "True"
