@@ -128,17 +128,23 @@ def test_a_job_is_queued_again_no_more_often_than_the_site_says(cluster, checkou
 
 
 def test_of_an_array_only_the_stopped_task_is_queued_again(cluster, checkout, backbone):
-    flags = ["--training.max_steps=100", "--training.eval_steps=100", "--training.early_stopping_patience=null"]
-    job = cluster.submit(checkout, "--array=2,3", "slurm/02_finetune.sbatch", *flags)
-    last = f"{job}_3"  # the task with the array's own id: naming that would start both again
-    wait_for_step(checkout / "runs/site/02_finetune/imv_event", 5)
-    cluster.call("scancel", "--signal=USR1", last, cwd=checkout)
-    cluster.wait(job)
+    flags = ["--timelines_dir=runs/site/00_tokenize", "--backbone_dir=runs/site/01_pretrain"]
+    flags += ["--training.max_steps=100", "--training.eval_steps=100", "--training.early_stopping_patience=null"]
+    edit_site(checkout, RUN_DIR="runs/array")
+    try:
+        job = cluster.submit(checkout, "--array=2,3", "slurm/02_finetune.sbatch", *flags)
+        last = f"{job}_3"  # the task with the array's own id: naming that would start both again
+        wait_for_step(checkout / "runs/array/02_finetune/imv_event", 5)
+        cluster.call("scancel", "--signal=USR1", last, cwd=checkout)
+        cluster.wait(job)
+    finally:
+        edit_site(checkout, RUN_DIR="runs/site")
     shown = {fields["ArrayTaskId"]: fields for fields in cluster.show(job)}
     assert {task: (fields["JobState"], fields["Restarts"]) for task, fields in shown.items()} == {
         "2": ("COMPLETED", "0"),
         "3": ("COMPLETED", "1"),
     }
+    check_resumed(checkout / "runs/array/02_finetune/imv_event", shown["3"]["JobId"], num_stops=1)
 
 
 def test_at_a_real_time_limit_it_saves_and_goes_on(cluster, checkout, tokenized):
