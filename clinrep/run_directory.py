@@ -233,9 +233,14 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
     artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
 
 
-def is_code_changed() -> bool:
-    """Return whether tracked files differ from the commit; slurm/env.sh, which every site edits, does not count."""
-    return bool(_ask_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)slurm/env.sh"))
+def is_code_changed() -> bool | None:
+    """Return whether tracked files differ from the commit, None where git cannot tell.
+
+    slurm/env.sh, which every site edits, does not count.
+    """
+    words = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)slurm/env.sh")
+    changes = _ask_git(*words)
+    return None if changes is None else bool(changes)
 
 
 def _ask_git(*words: str) -> str | None:

@@ -7,11 +7,13 @@
 #    the #SBATCH lines. Others of the kind: SBATCH_QOS, SBATCH_CONSTRAINT, SBATCH_EXCLUSIVE (man sbatch).
 # export SBATCH_PARTITION=gpu
 # export SBATCH_ACCOUNT=my-account
+STAGE_SBATCH=()                               # flags for single stages in slurm/pipeline.sh, in pairs of stage and flag:
+                                              # (00_tokenize --partition=cpu 04_analyze --partition=cpu)
 
 # 2. Python: keep one of the three.
 IN_IMAGE=()                                   # put before python
 source .venv/bin/activate                     # a. the .venv that `make setup` makes
-# module load python/3.11 cuda && source /path/to/venv/bin/activate               # b. a module and your venv
+# module load python/3.11 cuda; source /path/to/venv/bin/activate                 # b. a module and your venv
 # IN_IMAGE=(apptainer exec --nv --bind "$PWD" --pwd "$PWD" /path/to/clinrep.sif)  # c. an image
 
 # 3. Data, runs and settings. Absolute paths, or relative to the checkout; every node must see them.

@@ -1,6 +1,18 @@
 # How the sbatch files start a stage. Sites edit env.sh, not this. `bash slurm/<stage>.sbatch` outside of a Slurm job
-# runs the stage here; with PRINT_COMMAND set it only prints it, for clinrep/slurm.
+# runs the stage here; with PRINT_COMMAND=FILE it only appends the command to that file, for clinrep/slurm.
 # shellcheck shell=bash
+
+# env.sh is read when a job starts, which may be days after it was submitted: what slurm/pipeline.sh and clinrep/slurm
+# checked then wins over what it says by now, as for the next site.
+CLIF_DIR=${PIN_CLIF_DIR-$CLIF_DIR} RUN_DIR=${PIN_RUN_DIR-$RUN_DIR} SITE=${PIN_SITE-$SITE}
+CONFIG_DIR=${PIN_CONFIG_DIR-$CONFIG_DIR}
+[ -z "${PIN_OUTCOMES:-}" ] || read -r -a OUTCOMES <<< "$PIN_OUTCOMES"
+
+# pin_site: export what jobs submitted now are to use whenever they start.
+pin_site() {
+  export PIN_CLIF_DIR=$CLIF_DIR PIN_RUN_DIR=$RUN_DIR PIN_SITE=$SITE PIN_CONFIG_DIR=$CONFIG_DIR
+  export PIN_OUTCOMES="${OUTCOMES[*]}"
+}
 
 # launch SCRIPT ARGS...: one process, on the job's first node.
 launch() {
@@ -20,9 +32,6 @@ start() {
     print_command "$@"
     return
   fi
-  [ "${SITE_CHECK:-$(name_site)}" = "$(name_site)" ] ||
-    refuse "CLIF_DIR, RUN_DIR, SITE, CONFIG_DIR or OUTCOMES in slurm/env.sh were others when this job was submitted" \
-      "and checked; put them back, or submit it again"
   local cpus=${SLURM_CPUS_PER_TASK:-}
   set_threads "$processes"
   if [ -n "${SLURM_JOB_ID:-}" ]; then
@@ -30,8 +39,19 @@ start() {
   elif [ "$processes" -eq 1 ]; then
     exec "${IN_IMAGE[@]}" python "$@"
   else
-    exec "${IN_IMAGE[@]}" torchrun --standalone --nproc_per_node="$processes" "$@"
+    start_ranks_here "$processes" "$@"
   fi
+}
+
+# start_ranks_here PROCESSES SCRIPT ARGS...: outside of Slurm, by torchrun, with time for the ranks to save after a signal.
+start_ranks_here() {
+  local processes=$1 flags=() help
+  shift
+  help=$("${IN_IMAGE[@]}" torchrun --help 2>&1) || true
+  if [[ $help == *--signals-to-handle* ]]; then   # since torch 2.13
+    flags=("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1" --shutdown-timeout=240)
+  fi
+  exec "${IN_IMAGE[@]}" torchrun --standalone --nproc_per_node="$processes" "${flags[@]}" "$@"
 }
 
 # set_threads PROCESSES: let every process use its share of the job's CPUs, or of the machine's outside of Slurm.
@@ -53,11 +73,14 @@ start_in_job() {
   export MASTER_ADDR=localhost MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
   [ "$nodes" -eq 1 ] || MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   [ "$((nodes * processes))" -eq 1 ] || labels=(--label)   # each line of the log begins with its rank
+  # Not --kill-on-bad-exit: it would hide the exit code of the first task by those it kills. A task that ends alone, as
+  # by a crash, leaves the others waiting for it: they have a minute.
   # srun has not taken --cpus-per-task over from sbatch since Slurm 22.05; newer ones pass it on by another name,
   # which must not contradict the share of one of several processes.
   unset SLURM_TRES_PER_TASK
+  export SLURM_EXPORT_ENV=ALL   # where sbatch was told --export=NONE, srun would drop what env.sh has set
   run_and_requeue srun --nodes="$nodes" --ntasks="$((nodes * processes))" --ntasks-per-node="$processes" \
-    --cpus-per-task="$cpus" --mpi=none --kill-on-bad-exit=1 --unbuffered "${labels[@]}" \
+    --cpus-per-task="$cpus" --mpi=none --kill-on-bad-exit=0 --wait=60 --unbuffered "${labels[@]}" \
     "${IN_IMAGE[@]}" python "$@"
 }
 
@@ -78,15 +101,16 @@ run_and_requeue() {
   if [ -z "$after" ] || [ "$after" = "$before" ]; then
     echo "slurm: failed with exit code $status"
     ! is_preempted || wait_for_slurm
-  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
-    echo "slurm: stopped after saving, but queued again $MAX_REQUEUES times already (MAX_REQUEUES in slurm/env.sh);" \
-      "submit the same to continue"
-  elif grep -q USR1 "$output_dir/STOPPED" && scontrol requeue "$(name_job)"; then
+  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_REQUEUES" ] &&
+    scontrol requeue "$(name_job)"; then
     echo "slurm: stopped after saving; queued again"
     wait_for_slurm
   elif is_preempted; then
     echo "slurm: stopped after saving; Slurm takes the nodes away and decides what becomes of this job"
     wait_for_slurm
+  elif grep -q USR1 "$output_dir/STOPPED" && [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_REQUEUES" ]; then
+    echo "slurm: stopped after saving, but queued again $MAX_REQUEUES times already (MAX_REQUEUES in slurm/env.sh);" \
+      "submit the same to continue"
   else
     echo "slurm: stopped after saving; not queued again: submit the same to continue"
   fi
@@ -101,7 +125,7 @@ is_preempted() {
 # wait_for_slurm: wait until Slurm ends this job. One that ended by itself in the grace time of a preemption would
 # count as failed, and not be queued again.
 wait_for_slurm() {
-  sleep 1800 &
+  sleep infinity &
   wait "$!" || true   # the trap of TERM ends it
   kill "$!" 2>/dev/null || true
 }
@@ -120,8 +144,8 @@ count_processes() {
     gpus=$PROCESSES_PER_NODE
   elif [ -n "${SLURM_JOB_ID:-}" ]; then
     gpus=${SLURM_GPUS_ON_NODE:-1}
-  elif [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-    gpus=$(tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | wc -l)
+  elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    gpus=$(tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c .) || true
   else
     gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || true
   fi
@@ -133,30 +157,27 @@ share_out() {
   echo "$(($1 > $2 ? $1 / $2 : 1))"
 }
 
-# name_site: print what tells one set of paths in env.sh from another. env.sh is read when a job starts, which may be
-# days after it was submitted and checked.
-name_site() {
-  printf '%s\n' "$CLIF_DIR" "$RUN_DIR" "$SITE" "$CONFIG_DIR" "${OUTCOMES[@]}" | cksum | tr ' ' '-'
-}
-
-# print_command SCRIPT ARGS...: print their number and each of them, then the same of what sbatch is to see.
+# print_command SCRIPT ARGS...: append to the file PRINT_COMMAND their number and each of them, then the same of the
+# variables that jobs are to see: what env.sh tells sbatch, and the pins.
 print_command() {
-  local settings SITE_CHECK
-  SITE_CHECK=$(name_site)
-  export SITE_CHECK
-  mapfile -d '' settings < <(env --null | grep --null-data '^SBATCH_\|^SITE_CHECK=')
-  printf '%s\0' "$#" "$@" "${#settings[@]}" "${settings[@]}"
+  local variables
+  pin_site
+  mapfile -d '' variables < <(env --null | grep --null-data '^SBATCH_\|^PIN_')
+  printf '%s\0' "$#" "$@" "${#variables[@]}" "${variables[@]}" >> "$PRINT_COMMAND"
 }
 
 # choose_outcome ARGS...: set `outcome` to what --outcome says, else to the one at this task's place in OUTCOMES.
 choose_outcome() {
-  local task=${SLURM_ARRAY_TASK_ID:-}
+  local task=${SLURM_ARRAY_TASK_ID:-} count=${SLURM_ARRAY_TASK_COUNT:-1}
   outcome=$(find_flag outcome "$@")
-  if [ -n "$outcome" ] && [ "${SLURM_ARRAY_TASK_COUNT:-1}" -gt 1 ]; then
-    refuse "--outcome $outcome is one run, but this is an array of $SLURM_ARRAY_TASK_COUNT; submit it with --array=0"
-  elif [ -z "$outcome" ] && [ -n "$task" ]; then
-    outcome=${OUTCOMES[$task]:-}
+  if [ -n "$outcome" ]; then
+    [ "$count" -eq 1 ] || refuse "--outcome $outcome is one run, but this is an array of $count; submit it with --array=0"
+    return
   fi
+  # The file's own --array=0-3 is right for four outcomes only.
+  [ "$count:${SLURM_ARRAY_TASK_MAX:-}" != 4:3 ] || [ "${#OUTCOMES[@]}" -eq 4 ] ||
+    refuse "OUTCOMES in slurm/env.sh has ${#OUTCOMES[@]} names; submit with --array=0-$((${#OUTCOMES[@]} - 1))"
+  outcome=${task:+${OUTCOMES[$task]:-}}
   [ -n "$outcome" ] || refuse "no outcome for array task '$task'; submit an array within 0-$((${#OUTCOMES[@]} - 1))" \
     "(OUTCOMES in slurm/env.sh: ${OUTCOMES[*]}), or give --outcome NAME"
 }

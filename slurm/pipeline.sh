@@ -26,13 +26,15 @@ main() {
   read_arguments "$@"
   [ -n "$is_dry" ] || command -v sbatch > /dev/null ||
     refuse "sbatch is not found here; call this where jobs are submitted, or try --dry_run"
-  SBATCH_FLAGS=(02_finetune "--array=0-$((${#OUTCOMES[@]} - 1))" "${SBATCH_FLAGS[@]}")
+  SBATCH_FLAGS=(02_finetune "--array=0-$((${#OUTCOMES[@]} - 1))" "${STAGE_SBATCH[@]}" "${SBATCH_FLAGS[@]}")
   local chosen=() stage
   for stage in "${STAGES[@]}"; do
     [[ $stage < $first || $stage > $last ]] || chosen+=("$stage")
   done
   [ "${#chosen[@]}" -gt 0 ] || refuse "--from $first comes after --to $last; give them in order"
   check_settings "${chosen[@]}"
+  pin_site
+  [ -z "$is_dry" ] || env | grep '^SBATCH_' || true
   trap 'cancel_all $?' EXIT
   for stage in "${chosen[@]}"; do
     submit "$stage"
@@ -67,16 +69,22 @@ check_stage() {
 
 # check_settings STAGE...: refuse before anything is submitted what the stages would refuse when they start.
 check_settings() {
-  local stage task tasks is_pending=()
+  local stage task tasks is_pending=() commands
   [ -z "$after" ] || is_pending=(--is_pending)
+  commands=$(mktemp)
+  # shellcheck disable=SC2064 # the name as it is now
+  trap "rm -f '$commands'" EXIT
   for stage in "$@"; do
     select_flags "$stage" "${STAGE_FLAGS[@]}"
     tasks=("")
     [ "$stage" != 02_finetune ] || tasks=("${!OUTCOMES[@]}")
     for task in "${tasks[@]}"; do
-      SLURM_ARRAY_TASK_ID=$task SLURM_SUBMIT_DIR=$PWD PRINT_COMMAND=yes bash "slurm/$stage.sbatch" "${flags[@]}"
+      SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=${#tasks[@]} SLURM_SUBMIT_DIR=$PWD PRINT_COMMAND=$commands \
+        bash "slurm/$stage.sbatch" "${flags[@]}" >&2
     done
-  done | "${IN_IMAGE[@]}" python -m clinrep.slurm check "${is_pending[@]}"
+  done
+  "${IN_IMAGE[@]}" python -m clinrep.slurm check "${is_pending[@]}" < "$commands"
+  rm -f "$commands"
 }
 
 # submit STAGE: after those before it; a job whose dependency failed is cancelled instead of waiting for ever.
@@ -92,10 +100,10 @@ submit() {
   select_flags "$stage" "${STAGE_FLAGS[@]}"
   command+=("${flags[@]}")
   if [ -n "$is_dry" ]; then
-    JOBS[$stage]="<$stage>"
-    printf '%s\n' "${command[*]}"
+    JOBS[$stage]=ID_OF_$stage
+    printf '%q ' "${command[@]}" | sed 's/ $/\n/'
   else
-    JOBS[$stage]=$(SITE_CHECK=$(name_site) "${command[@]}")
+    JOBS[$stage]=$("${command[@]}")
     JOBS[$stage]=${JOBS[$stage]%%;*}   # of several clusters: id;cluster
     IDS+=("${JOBS[$stage]}")
     printf '%-16s job %-10s %s\n' "$stage" "${JOBS[$stage]}" "${ids:+after ${ids//:/, }}"
@@ -114,12 +122,13 @@ select_flags() {
 }
 
 say_how_to_follow() {
-  local ids
+  local ids task=""
+  [ "$first" != 02_finetune ] || task="_*"
   ids=$(IFS=, && echo "${IDS[*]}")
   cat << END
 
 queue    squeue --jobs=$ids
-log      tail -F slurm/logs/$first-${JOBS[$first]}*.out
+log      tail -F slurm/logs/$first-${JOBS[$first]}$task.out
 after    sacct --jobs=$ids --format=JobID,JobName,State,ExitCode,Elapsed
 stop     scancel ${ids//,/ }
 results  $RUN_DIR/

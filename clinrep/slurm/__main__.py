@@ -54,7 +54,9 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     submit = commands.add_parser("submit", help="submit a grid, or what is missing of it", allow_abbrev=False)
     submit.add_argument("stage", help="stem of the script, as 02_finetune")
-    submit.add_argument("--grid", nargs="+", required=True, metavar="SETTING=VALUE,VALUE", help="what varies")
+    submit.add_argument(
+        "--grid", nargs="+", action="extend", required=True, metavar="SETTING=VALUE,VALUE", help="what varies"
+    )
     submit.add_argument("--dry_run", action="store_true", help="check and print, submit nothing")
     submit.set_defaults(call=_submit)
     status = commands.add_parser("status", help="show what runs, failed or finished", allow_abbrev=False)
@@ -66,7 +68,12 @@ def _make_parser() -> argparse.ArgumentParser:
         command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: this machine")
         command.add_argument("--max_parallel", type=int, help="runs at a time; without it 1 locally, all on Slurm")
         command.add_argument(
-            "--sbatch", nargs="+", default=[], metavar="OPTION=VALUE", help="in place of #SBATCH lines, as nodes=2"
+            "--sbatch",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="OPTION=VALUE",
+            help="in place of #SBATCH lines, as nodes=2",
         )
     check = commands.add_parser("check", help="check commands that slurm/launch.sh printed (for slurm/pipeline.sh)")
     check.add_argument("--is_pending", action="store_true", help="inputs may be missing still")
@@ -91,15 +98,18 @@ def _submit(options: argparse.Namespace, flags: list[str]) -> int:
 def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
     changes = _parse_changes(options)
     directories = [_find_dir(options)] if options.stage or options.grid_dir else _find_grids()
+    grids = [read_grid(directory) for directory in directories]
+    if not options.rerun:
+        for grid in grids:
+            _print_states(grid)
+        return 0
+    for grid in grids:  # all, before one is submitted
+        check_commands(list(grid.read_commands().values()))
     code = 0
     for directory in directories:
-        grid = read_grid(directory)
-        if options.rerun:
-            check_commands(list(grid.read_commands().values()))
-            with hold(directory):
-                code = max(code, _start_missing(read_grid(directory), options, changes))
-        else:
-            _print_states(grid)
+        print(f"{directory}:")
+        with hold(directory):
+            code = max(code, _start_missing(read_grid(directory), options, changes))
     return code
 
 
@@ -109,7 +119,7 @@ def _check(options: argparse.Namespace, unused: list[str]) -> int:
 
 
 def _find_dir(options: argparse.Namespace) -> Path:
-    return (options.grid_dir or find_default_dir(options.stage)).resolve()
+    return (options.grid_dir or find_default_dir(options.stage)).absolute()
 
 
 def _find_grids() -> list[Path]:
@@ -140,9 +150,9 @@ def _start_missing(grid: Grid, options: argparse.Namespace, changes: dict[str, s
     if not names:
         return 0
     grid.save()  # before anything is submitted, so that a second try finds a grid
-    if options.cluster == "local":
-        return _run_here(grid, names, options.max_parallel)
-    with sbatch_file.sbatch_environment(grid.read_commands()[names[0]]):
+    with sbatch_file.job_environment(grid.read_commands()[names[0]], changes):
+        if options.cluster == "local":
+            return _run_here(grid, names, options.max_parallel)
         resources = jobs.resolve_options(grid.stage, changes)
         submitted = jobs.submit_to_slurm(grid, names, resources, options.max_parallel)
     grid = replace(grid, submissions=grid.submissions | submitted)
@@ -168,7 +178,12 @@ def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int
             print(f"starting {name} ({job.log})", flush=True)
 
     ended: dict[str, str] = {}
-    jobs.run_here(grid, names, max_parallel, report)
+    try:
+        jobs.run_here(grid, names, max_parallel, report)
+    except KeyboardInterrupt:
+        print("interrupted: waiting for the runs to save", flush=True)
+        jobs.wait_until_unlocked([grid.find_output_dir(name) for name in submissions if name not in ended])
+        raise
     return int(any(word != FINISHED for word in ended.values()))
 
 

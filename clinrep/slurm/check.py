@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from clinrep.config import InputError
 from clinrep.modality import load_stage
@@ -21,11 +23,35 @@ def check_commands(commands: Sequence[Command], is_pending: bool = False) -> Non
         InputError: names the stage, the setting and what was found.
     """
     configs = [(command, read_config(command)) for command in commands]
-    outputs = [ROOT / config.output_dir for _, config in configs]
+    by_output: dict[Path, Any] = {}
+    for command, config in configs:
+        output = ROOT / config.output_dir
+        if output in by_output:
+            raise InputError(f"two runs, the second of {command.stage}.py, would write {output}; give each its own")
+        by_output[output] = config
     for command, config in configs:
         for name, path in ((name, ROOT / path) for name, path in list_inputs(config).items()):
-            if not is_pending and not any(_touch(path, output) for output in outputs):
+            if not is_pending and not any(_touch(path, output) for output in by_output):
                 _check_input(f"{command.stage}.py: --{name}", path)
+        _check_outcome(command.stage, config, by_output)
+
+
+def _check_outcome(stage: str, config: Any, by_output: Mapping[Path, Any]) -> None:
+    """Refuse an outcome that the timelines will not have, or do not have."""
+    if not hasattr(config, "outcome"):
+        return
+    timelines_dir = ROOT / config.timelines_dir
+    if timelines_dir in by_output:
+        known = by_output[timelines_dir].outcomes
+    elif (timelines_dir / "config.yaml").is_file():
+        known = yaml.safe_load((timelines_dir / "config.yaml").read_text()).get("outcomes", [])
+    else:
+        return
+    if config.outcome not in known:
+        raise InputError(
+            f"{stage}.py: unknown outcome {config.outcome!r}; {timelines_dir} has {', '.join(known)}. "
+            "Correct --outcome, or OUTCOMES in slurm/env.sh"
+        )
 
 
 def read_config(command: Command) -> Any:

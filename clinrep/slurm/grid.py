@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,7 @@ from clinrep import artifacts, file_lock
 from clinrep.config import InputError
 from clinrep.slurm.sbatch_file import ROOT, Command, read_command
 
-GRID_FILE = "grid.json"
+GRID_FILE, LOCK_FILE = "grid.json", ".lock"
 FIXED = ("config", "output_dir")  # settings that name the run itself or stand for many
 
 
@@ -25,6 +26,8 @@ class Submission:
 
     cluster: str
     """slurm or local."""
+    host: str
+    """Machine that submitted it; a local job's process is known there only."""
     job_id: str
     """Slurm's (12, or 12_3 in an array); locally the number of a process."""
     log: str
@@ -54,11 +57,19 @@ class Grid:
         return self.directory / name
 
     def read_commands(self) -> dict[str, Command]:
-        """Return combination -> its whole command; the sbatch file is read once: only the last flags differ."""
-        first = next(iter(self.combinations))
-        command = read_command(self.stage, self.list_flags(first))
-        common = command.argv[: len(command.argv) - len(self.list_flags(first))]
-        return {name: replace(command, argv=(*common, *self.list_flags(name))) for name in self.combinations}
+        """Return combination -> its whole command.
+
+        The sbatch file is read once an outcome, which alone changes what comes before the combination's own flags.
+        """
+        read: dict[str | None, Command] = {}
+        commands = {}
+        for name, combination in self.combinations.items():
+            flags, outcome = self.list_flags(name), combination.get("outcome")
+            if outcome not in read:
+                command = read_command(self.stage, flags)
+                read[outcome] = replace(command, argv=command.argv[: len(command.argv) - len(flags)])
+            commands[name] = replace(read[outcome], argv=(*read[outcome].argv, *flags))
+        return commands
 
     def save(self) -> None:
         """Write the grid into its directory."""
@@ -100,13 +111,13 @@ def _split_at_commas(text: str) -> list[str]:
 def combine(axes: dict[str, list[str]]) -> dict[str, dict[str, str]]:
     """Return name -> {setting: value} of every combination, the last setting varying fastest.
 
-    A name is key=value,key=value, and in that folder one folder an outcome, so that stage 04 can be given the
-    folder above as predictions_dir.
+    A name is key=value,key=value in alphabetical order, and in that folder one folder an outcome, so that stage 04
+    can be given the folder above as predictions_dir.
     """
     named: dict[str, dict[str, str]] = {}
     for values in product(*axes.values()):
         combination = dict(zip(axes, values, strict=True))
-        outer = [f"{key}={value}" for key, value in combination.items() if key != "outcome"]
+        outer = [f"{key}={value}" for key, value in sorted(combination.items()) if key != "outcome"]
         inner = [f"outcome={value}" for key, value in combination.items() if key == "outcome"]
         name = "/".join(part.replace("/", "_") for part in [",".join(outer), *inner] if part)
         if name in named:
@@ -127,7 +138,7 @@ def make_grid(stage: str, directory: Path, axes: dict[str, list[str]], flags: Se
             raise InputError(f"--{key} stands beside --grid, which sets it; {remedy}")
     grid = Grid(stage, directory, list(flags), combine(axes))
     if not (directory / GRID_FILE).is_file():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {LOCK_FILE}):
             raise InputError(f"--grid_dir {directory} exists and holds no grid; choose another folder")
         return grid
     saved = read_grid(directory)
@@ -162,14 +173,14 @@ def hold(directory: Path) -> Iterator[None]:
         InputError: another process does so now.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)  # NFS locks what is open for writing only
     try:
         file_lock.lock(descriptor)
     except BlockingIOError as error:
         os.close(descriptor)
         raise InputError(f"{directory} is being submitted or run by another process; wait for it") from error
-    except OSError:  # some network file systems lock no folders
-        pass
+    except OSError as error:
+        print(f"{directory} cannot be locked ({error.strerror}): submit nothing else there meanwhile", file=sys.stderr)
     try:
         yield
     finally:
@@ -178,8 +189,5 @@ def hold(directory: Path) -> Iterator[None]:
 
 def find_default_dir(stage: str) -> Path:
     """Return where a grid of a stage lies by habit: RUN_DIR/<stage>_grid, with RUN_DIR of slurm/env.sh."""
-    argv = read_command(stage, ["--outcome=none"] if stage == "02_finetune" else []).argv
-    outputs = [argv[place + 1] for place, word in enumerate(argv) if word == "--output_dir"]
-    output_dir = ROOT / outputs[-1]
-    run_dir = next(path for path in (output_dir, *output_dir.parents) if path.name == stage).parent
-    return run_dir / f"{stage}_grid"
+    command = read_command(stage, ["--outcome=none"] if stage == "02_finetune" else [])
+    return ROOT / command.environment["PIN_RUN_DIR"] / f"{stage}_grid"

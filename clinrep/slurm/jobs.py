@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,8 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from clinrep.config import InputError
+from clinrep import file_lock
+from clinrep.config import InputError, lookup
 from clinrep.slurm.grid import Grid, Submission
 from clinrep.slurm.sbatch_file import ROOT, find_file, parse_minutes, read_options
 
@@ -134,10 +136,11 @@ def submit_to_slurm(
     if shutil.which("sbatch") is None:
         raise InputError("sbatch is not found here; call this where jobs are submitted, or give --cluster local")
     executor = _make_executor(grid, "slurm")
-    # submitit always writes --signal and --wckey: its own signal would kill a stage that knows none (@0: never sent).
+    # submitit always writes --signal and --wckey: its own signal would kill a stage that knows none before its time
+    # limit; USR1@0 is none before a limit (and at a preemption as deadly as TERM).
     told = {"signal": "USR1@0", "wckey": ""} | options
     executor.update_parameters(
-        timeout_min=parse_minutes(options["time"]),
+        timeout_min=parse_minutes(lookup(options, "time", "option of sbatch")),
         slurm_use_srun=False,  # the sbatch file calls srun itself
         slurm_array_parallelism=max_parallel or len(names),
         slurm_additional_parameters={name.replace("-", "_"): value or True for name, value in told.items()}
@@ -148,7 +151,7 @@ def submit_to_slurm(
             jobs = [executor.submit(_make_job(grid, name)) for name in names]
     except (FailedJobError, FailedSubmissionError) as error:
         raise InputError(f"sbatch refused: {' '.join(str(error).split())}") from error
-    return {name: Submission("slurm", job.job_id, str(job.paths.stdout)) for name, job in zip(names, jobs, strict=True)}
+    return {name: _record("slurm", job) for name, job in zip(names, jobs, strict=True)}
 
 
 def run_here(
@@ -170,13 +173,30 @@ def run_here(
         while waiting and len(running) < (max_parallel or 1):
             name = waiting.pop(0)
             job = executor.submit(replace(_make_job(grid, name), is_local=True, num_threads=num_threads))
-            running[name] = job, Submission("local", job.job_id, str(job.paths.stdout))
+            running[name] = job, _record("local", job)
             on_change(name, running[name][1], False)
         for name, (job, submission) in list(running.items()):
             if job.done():
                 del running[name]
                 on_change(name, submission, True)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def wait_until_unlocked(directories: Sequence[Path]) -> None:
+    """Wait until no run holds these directories: after Ctrl-C the stages save on their own."""
+    for directory in filter(Path.is_dir, directories):
+        descriptor = os.open(directory, os.O_RDONLY)
+        while True:
+            try:
+                file_lock.lock(descriptor)
+                break
+            except BlockingIOError:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        file_lock.unlock(descriptor)
+
+
+def _record(cluster: str, job: Any) -> Submission:
+    return Submission(cluster, socket.gethostname(), job.job_id, str(job.paths.stdout))
 
 
 def _make_job(grid: Grid, name: str) -> StageJob:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from clinrep.config import InputError, lookup, require
 
 ROOT = Path(__file__).parents[2]
 
 _OPTION = re.compile(r"#SBATCH --([a-z-]+)(?:=(\S+))?\s*(?:#.*)?$")
+# sbatch's variables that are not named as their options (man sbatch, INPUT ENVIRONMENT VARIABLES)
+_VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE"}
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<numbers>\d+(?::\d+){0,2})")
 
 
@@ -25,7 +28,7 @@ class Command:
     argv: tuple[str, ...]
     """The script's name and its flags."""
     environment: Mapping[str, str]
-    """What sbatch is to see: SBATCH_* variables of slurm/env.sh, and SITE_CHECK, which the job compares."""
+    """What jobs are to see: the SBATCH_* variables of slurm/env.sh, and PIN_*, its paths as they are now."""
 
     @property
     def stage(self) -> str:
@@ -71,22 +74,31 @@ def read_command(stage: str, flags: Sequence[str]) -> Command:
     Raises:
         InputError: slurm/env.sh or the sbatch file fails here; the message is theirs.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= {"PRINT_COMMAND": "yes", "SLURM_SUBMIT_DIR": str(ROOT)}
-    done = subprocess.run(
-        ["bash", str(find_file(stage)), *flags], cwd=ROOT, env=environment, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise InputError(f"slurm/{stage}.sbatch cannot be read here: {done.stderr.decode().strip()}")
-    (command,) = parse_commands(done.stdout)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PIN_"))}
+    with NamedTemporaryFile() as printed:
+        environment |= {"PRINT_COMMAND": printed.name, "SLURM_SUBMIT_DIR": str(ROOT)}
+        done = subprocess.run(
+            ["bash", str(find_file(stage)), *flags], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
+        if done.returncode:
+            raise InputError(f"slurm/{stage}.sbatch cannot be read here: {done.stderr.decode().strip()}")
+        (command,) = parse_commands(printed.read())
     return command
 
 
 @contextmanager
-def sbatch_environment(command: Command) -> Iterator[None]:
-    """Let sbatch see meanwhile what slurm/env.sh tells it: partition, account and the like."""
+def job_environment(command: Command, options: Iterable[str]) -> Iterator[None]:
+    """Let jobs submitted or started meanwhile see what slurm/env.sh says now.
+
+    Args:
+        command: read from the sbatch file.
+        options: options of sbatch given by hand, without dashes: a SBATCH_* variable of env.sh would win over them.
+    """
     before = dict(os.environ)
     os.environ.update(command.environment)
+    for option in options:
+        name = _VARIABLES.get(option, option.upper().replace("-", "_"))
+        os.environ.pop(f"SBATCH_{name}", None)
     try:
         yield
     finally:

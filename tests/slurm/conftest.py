@@ -19,10 +19,14 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(f"no Slurm here: {obstacle}")
     directory = Path(tempfile.mkdtemp(prefix="clinrep-slurm-"))  # short: Unix sockets
     cluster = Cluster(directory)
+    print(cluster.report)
+    left_behind = directory / "log/left_behind.log"
     try:
         yield cluster
+        leaks = left_behind.read_text() if left_behind.exists() else ""
     finally:
         said = cluster.stop()
+    assert not leaks
     assert "left behind" not in said, said
     assert not directory.exists()
     assert not cluster.count_processes()

@@ -115,9 +115,15 @@ def test_several_processes_share_a_node(chain, cluster, checkout):
     edit_site(checkout, PROCESSES_PER_NODE="2")
     try:
         job = cluster.submit(checkout, "slurm/03_extract_reps.sbatch", "--output_dir=runs/shared")
-        (fields,) = cluster.wait(job)
+        wrong = cluster.submit(
+            checkout, "slurm/01_pretrain.sbatch", "--output_dir=runs/wrong", "--global_batch_tokens=256"
+        )
+        fields, refused = cluster.wait(job, wrong)
     finally:
         edit_site(checkout, PROCESSES_PER_NODE="1")
+    assert (refused["JobState"], refused["ExitCode"]) == ("FAILED", "2:0")  # one block a step for two ranks
+    log = (checkout / refused["StdOut"]).read_text()
+    assert len(re.findall(r"^\d: 01_pretrain.py: error: ", log, flags=re.MULTILINE)) == 1
     assert fields["JobState"] == "COMPLETED"
     assert read_provenance(checkout / "runs/shared")["world_size"] == 2
     one, two = (
@@ -173,6 +179,9 @@ def test_a_failed_stage_stops_the_chain(cluster, checkout, tmp_path):
         (["--flag", "01_pretrain", "--block_sise=3"], "did you mean 'block_size'"),
         (["--flag", "02_finetune", "--training.batch_size=0"], "batch_size is 0 but must be 1 or more"),
         (["--flag", "00_tokenize", "--clif_dir=nowhere"], "nowhere does not exist"),
+        (["--flag", "02_finetune", "--outcome=icu_admission"], "is one run, but this is an array of 4"),
+        (["--flag", "02_finetune", "--output_dir=runs/x", "--to", "02_finetune"], "would write"),
+        (["--flag", "00_tokenize", "--outcomes=[imv_event]"], "unknown outcome 'in_hospital_death'"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_submitted(cluster, checkout, words, said):
@@ -215,29 +224,29 @@ def test_dry_run_submits_nothing(cluster, checkout):
     printed = cluster.call("slurm/pipeline.sh", "--dry_run", "--sbatch", "01_pretrain", "--nodes=4", cwd=checkout)
     assert printed.splitlines() == [
         "sbatch --parsable slurm/00_tokenize.sbatch",
-        "sbatch --parsable --dependency=afterok:<00_tokenize> --kill-on-invalid-dep=yes --nodes=4 "
+        "sbatch --parsable --dependency=afterok:ID_OF_00_tokenize --kill-on-invalid-dep=yes --nodes=4 "
         "slurm/01_pretrain.sbatch",
-        "sbatch --parsable --dependency=afterok:<01_pretrain> --kill-on-invalid-dep=yes --array=0-3 "
+        "sbatch --parsable --dependency=afterok:ID_OF_01_pretrain --kill-on-invalid-dep=yes --array=0-3 "
         "slurm/02_finetune.sbatch",
-        "sbatch --parsable --dependency=afterok:<01_pretrain> --kill-on-invalid-dep=yes slurm/03_extract_reps.sbatch",
-        "sbatch --parsable --dependency=afterok:<02_finetune>:<03_extract_reps> --kill-on-invalid-dep=yes "
+        "sbatch --parsable --dependency=afterok:ID_OF_01_pretrain --kill-on-invalid-dep=yes "
+        "slurm/03_extract_reps.sbatch",
+        "sbatch --parsable --dependency=afterok:ID_OF_02_finetune:ID_OF_03_extract_reps --kill-on-invalid-dep=yes "
         "slurm/04_analyze.sbatch",
     ]
     assert not cluster.call("squeue", "--noheader", cwd=checkout)
 
 
-def test_a_job_refuses_paths_other_than_those_it_was_submitted_with(cluster, checkout, tmp_path):
+def test_a_job_uses_the_paths_it_was_submitted_with(cluster, checkout):
     # env.sh is read when the job starts: edited for the next site meanwhile, it would mix the two.
     words = ["--to", "00_tokenize", "--sbatch", "00_tokenize", "--hold"]
     edit_site(checkout, RUN_DIR="runs/first_site")
     try:
         (job,) = read_jobs(cluster.call("slurm/pipeline.sh", *words, cwd=checkout)).values()
-        edit_site(checkout, RUN_DIR="runs/second_site")
+        edit_site(checkout, RUN_DIR="runs/second_site", CLIF_DIR="nowhere")
         cluster.call("scontrol", "release", job, cwd=checkout)
         (fields,) = cluster.wait(job)
     finally:
-        edit_site(checkout, RUN_DIR="runs/site")
-    assert (fields["JobState"], fields["ExitCode"]) == ("FAILED", "2:0")
-    assert "were others when this job was submitted" in (checkout / fields["StdOut"]).read_text()
-    assert not (checkout / "runs/first_site").exists()
+        edit_site(checkout, RUN_DIR="runs/site", CLIF_DIR="sample_data/clif_demo")
+    assert fields["JobState"] == "COMPLETED"
+    assert (checkout / "runs/first_site/00_tokenize/DONE").is_file()
     assert not (checkout / "runs/second_site").exists()

@@ -13,6 +13,7 @@ from tests.slurm.cluster import ROOT, Cluster, read_provenance, wait_for_step
 
 pytestmark = pytest.mark.slurm
 
+FINE, BAD = "training.learning_rate=0.001", "training.learning_rate=1e30"
 PYTHON = (sys.executable, "-m", "clinrep.slurm")
 
 
@@ -30,7 +31,7 @@ def read_states(printed: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def grid(cluster: Cluster, checkout: Path, backbone: Path) -> str:
     """Submit a grid of which two runs must fail, wait for its end and return what was printed."""
-    words = ["--grid", "outcome=icu_admission,no_such_outcome", "seed=1,2"]
+    words = ["--grid", "outcome=icu_admission,imv_event", "--grid", "training.learning_rate=0.001,1e30"]
     printed = cluster.call(*PYTHON, "submit", "02_finetune", *words, "--max_parallel", "2", cwd=checkout)
     cluster.wait(re.findall(r"job (\d+)_0", printed)[0])
     return printed
@@ -54,36 +55,38 @@ def test_a_job_asks_for_what_the_sbatch_file_says(grid, cluster, checkout):
 
 
 def test_every_combination_ran_with_its_own_settings(grid, checkout):
-    for seed in ("1", "2"):
-        directory = checkout / f"runs/site/02_finetune_grid/seed={seed}/outcome=icu_admission"
+    for outcome in ("icu_admission", "imv_event"):
+        directory = checkout / f"runs/site/02_finetune_grid/{FINE}/outcome={outcome}"
         artifacts.read_done(directory, "02_finetune")
         text = (directory / "config.yaml").read_text()
-        assert f"\nseed: {seed}\n" in text
-        assert "outcome: icu_admission\n" in text
-        assert set(artifacts.read_table("predictions", directory)["outcome"]) == {"icu_admission"}
+        assert "\n  learning_rate: 0.001\n" in text
+        assert f"\noutcome: {outcome}\n" in text
+        assert set(artifacts.read_table("predictions", directory)["outcome"]) == {outcome}
 
 
 def test_status_tells_failed_from_finished_and_reruns_only_what_is_missing(grid, cluster, checkout):
     printed = cluster.call(*PYTHON, "status", "02_finetune", cwd=checkout)
-    assert read_states(printed) == {
-        "seed=1/outcome=icu_admission": "finished",
-        "seed=2/outcome=icu_admission": "finished",
-        "seed=1/outcome=no_such_outcome": "failed",
-        "seed=2/outcome=no_such_outcome": "failed",
+    outcomes = ("icu_admission", "imv_event")
+    assert read_states(printed) == {f"{FINE}/outcome={outcome}": "finished" for outcome in outcomes} | {
+        f"{BAD}/outcome={outcome}": "failed" for outcome in outcomes
     }
-    assert printed.count("no_such_outcome") >= 4
-    assert "known: " in printed  # why it failed, from its log
-    before = read_provenance(checkout / "runs/site/02_finetune_grid/seed=1/outcome=icu_admission")
-    rerun = cluster.call(*PYTHON, "status", "02_finetune", "--rerun", cwd=checkout)
+    assert "lower training.learning_rate" in printed  # why, from its log
+    before = read_provenance(checkout / f"runs/site/02_finetune_grid/{FINE}/outcome=imv_event")
+    rerun = cluster.call(*PYTHON, "status", "02_finetune", "--rerun", "--sbatch", "hold", cwd=checkout)
     assert "2 finished, left alone" in rerun
-    assert sorted(re.findall(r"^job \S+ +(\S+)", rerun, flags=re.MULTILINE)) == [
-        "seed=1/outcome=no_such_outcome",
-        "seed=2/outcome=no_such_outcome",
-    ]
+    started = re.findall(r"^job (\d+_\d) +(\S+)", rerun, flags=re.MULTILINE)
+    assert sorted(name for _, name in started) == [f"{BAD}/outcome={outcome}" for outcome in outcomes]
+    assert list(read_states(cluster.call(*PYTHON, "status", cwd=checkout)).values()).count("waiting") == 2
     again = cluster.call(*PYTHON, "status", "02_finetune", "--rerun", cwd=checkout)
-    assert "job " not in again or "waiting" in again or "running" in again or "failed" in again
-    cluster.wait(re.findall(r"job (\d+)_0", rerun)[0])
-    assert read_provenance(checkout / "runs/site/02_finetune_grid/seed=1/outcome=icu_admission") == before
+    assert re.findall(r"^\d.*left alone", again, flags=re.MULTILINE) == [
+        "2 finished, left alone",
+        "2 waiting, left alone",
+    ]
+    assert "job " not in again
+    (array,) = {job.partition("_")[0] for job, _ in started}
+    cluster.call("scontrol", "release", array, cwd=checkout)
+    cluster.wait(array)
+    assert read_provenance(checkout / f"runs/site/02_finetune_grid/{FINE}/outcome=imv_event") == before
 
 
 def test_a_stopped_run_of_a_grid_is_queued_again_and_goes_on(cluster, checkout, tokenized):
@@ -109,3 +112,18 @@ def test_what_sbatch_refuses_is_said_and_can_be_tried_again(cluster, checkout, t
     assert said.startswith("clinrep.slurm: error: sbatch refused: sbatch: error: invalid partition")
     printed = cluster.call(*PYTHON, *words, "--dry_run", cwd=checkout)
     assert printed.count("to start") == 2
+
+
+def test_what_is_given_by_hand_wins_over_what_env_sh_tells_sbatch(cluster, checkout, tokenized):
+    path = checkout / "slurm/env.sh"
+    text = path.read_text()
+    path.write_text(text.replace("# export SBATCH_PARTITION=gpu", "export SBATCH_PARTITION=gpu SBATCH_TIMELIMIT=40"))
+    words = ["submit", "01_pretrain", "--grid", "seed=9", "--grid_dir", "runs/by_hand", "--sbatch", "hold"]
+    try:
+        printed = cluster.call(*PYTHON, *words, "partition=scavenge", cwd=checkout)
+    finally:
+        path.write_text(text)
+    (job,) = re.findall(r"job (\d+) ", printed)
+    (fields,) = cluster.show(job)
+    cluster.call("scancel", job, cwd=checkout)
+    assert (fields["Partition"], fields["TimeLimit"]) == ("scavenge", "00:40:00")

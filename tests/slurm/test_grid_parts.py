@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -89,12 +90,13 @@ def test_what_is_no_axis_is_refused(word):
 def test_every_combination_has_a_folder_and_outcomes_lie_side_by_side():
     named = combine({"outcome": ["a", "b"], "seed": ["1", "2"], "backbone_dir": ["runs/x"]})
     assert list(named) == [
-        "seed=1,backbone_dir=runs_x/outcome=a",
-        "seed=2,backbone_dir=runs_x/outcome=a",
-        "seed=1,backbone_dir=runs_x/outcome=b",
-        "seed=2,backbone_dir=runs_x/outcome=b",
+        "backbone_dir=runs_x,seed=1/outcome=a",
+        "backbone_dir=runs_x,seed=2/outcome=a",
+        "backbone_dir=runs_x,seed=1/outcome=b",
+        "backbone_dir=runs_x,seed=2/outcome=b",
     ]
-    assert named["seed=2,backbone_dir=runs_x/outcome=a"] == {"outcome": "a", "seed": "2", "backbone_dir": "runs/x"}
+    assert named.keys() == combine({"backbone_dir": ["runs/x"], "seed": ["2", "1"], "outcome": ["b", "a"]}).keys()
+    assert named["backbone_dir=runs_x,seed=2/outcome=a"] == {"outcome": "a", "seed": "2", "backbone_dir": "runs/x"}
     with pytest.raises(InputError, match="twice"):
         combine({"seed": ["1", "1"]})
 
@@ -102,7 +104,7 @@ def test_every_combination_has_a_folder_and_outcomes_lie_side_by_side():
 def test_a_grid_is_kept_grows_and_refuses_other_flags(tmp_path):
     folder = tmp_path / "grid"
     grid = make_grid("01_pretrain", folder, {"seed": ["1"]}, ["--block_size=64"])
-    grid.submissions["seed=1"] = Submission("local", "1", "log")
+    grid.submissions["seed=1"] = Submission("local", "here", "1", "log")
     grid.save()
     grown = make_grid("01_pretrain", folder, {"seed": ["2"]}, ["--block_size=64"])
     assert (list(grown.combinations), list(grown.submissions)) == (["seed=1", "seed=2"], ["seed=1"])
@@ -114,30 +116,72 @@ def test_a_grid_is_kept_grows_and_refuses_other_flags(tmp_path):
         make_grid("01_pretrain", tmp_path, {"seed": ["2"]}, [])
 
 
-def test_states_are_told_from_directories_and_the_queue(tmp_path, monkeypatch):
+@pytest.fixture
+def queued(tmp_path, monkeypatch) -> Grid:
+    """A grid of six runs at different points, and a squeue that knows two of their jobs."""
     names = ["done", "running", "waiting", "stopped", "failed", "missing"]
-    jobs = {name: Submission("slurm", f"12_{place}", str(tmp_path / name / "log")) for place, name in enumerate(names)}
-    jobs.pop("missing")
-    grid = Grid("01_pretrain", tmp_path, [], {name: {} for name in names}, jobs)
-    for name in names:
+    grid = Grid("01_pretrain", tmp_path, [], {name: {} for name in names})
+    for place, name in enumerate(names):
         (tmp_path / name).mkdir()
+        if name != "missing":
+            grid.submissions[name] = Submission("slurm", "login1", f"12_{place}", str(tmp_path / name / "log"))
     (tmp_path / "done/DONE").touch()
-    (tmp_path / "stopped/STOPPED").write_text('{"step": 7, "signal": "SIGTERM"}')
+    (tmp_path / "stopped/log").write_text(
+        "slurm: job 1 on n1, start 1: x\n12:00 W stopped by SIGTERM after saving step 7\n"
+    )
+    (tmp_path / "failed/STOPPED").write_text('{"step": 7, "signal": "SIGUSR1"}')  # of its first start
     (tmp_path / "failed/log").write_text(
-        "12:00 I fine\n01_pretrain.py: error: no such thing\nsrun: error: n1: exit 2\n"
+        "slurm: job 1 on n1, start 1: x\n12:00 W stopped by SIGUSR1 after saving step 7\n"
+        "slurm: job 1 on n2, start 2: x\n01_pretrain.py: error: no such thing\nsrun: error: n1: exit 2\nslurm: failed with exit code 2\n"
     )
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/squeue").write_text("#!/bin/sh\nprintf '12|1|RUNNING\\n12|2|PENDING\\n9|N/A|RUNNING\\n'\n")
-    (tmp_path / "bin/squeue").chmod(0o755)
+    write_squeue(grid, "printf 'CLUSTER: c\\n12|1|RUNNING\\n12|2|PENDING\\n9|N/A|RUNNING\\n'")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    states = find_states(grid)
+    return grid
+
+
+def write_squeue(grid: Grid, text: str) -> None:
+    path = grid.directory / "bin/squeue"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_states_are_told_from_directories_logs_and_the_queue(queued):
+    states = find_states(queued)
     words = {name: state.word for name, state in states.items()}
-    assert words == {"done": "finished"} | {name: name for name in names[1:]}
+    assert words == {"done": "finished"} | {name: name for name in queued.combinations if name != "done"}
     assert states["failed"].reason == "01_pretrain.py: error: no such thing"
-    assert states["stopped"].reason == "saved at step 7 after SIGTERM"
-    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error' >&2\nexit 1\n")
-    with pytest.raises(InputError, match="squeue failed"):  # never: nothing is there, so all have failed
-        find_states(grid)
+    assert states["stopped"].reason.endswith("stopped by SIGTERM after saving step 7")
+
+
+def test_a_queue_that_does_not_answer_is_no_empty_queue(queued):
+    write_squeue(queued, "echo 'slurm_load_jobs error' >&2; exit 1")
+    with pytest.raises(InputError, match="squeue failed"):
+        find_states(queued)
+
+
+def test_a_run_that_ends_while_the_queue_is_asked_has_not_failed(queued):
+    write_squeue(queued, f"touch {queued.directory}/running/DONE")
+    assert find_states(queued)["running"].word == "finished"
+
+
+def test_the_queue_is_asked_for_this_user_without_filters(queued, monkeypatch):
+    for name in ("USER", "LOGNAME", "SQUEUE_STATES"):
+        monkeypatch.setenv(name, "somebody")
+    write_squeue(queued, f'echo "$* ${{SQUEUE_STATES:-unset}}" > {queued.directory}/asked')
+    find_states(queued)
+    words = (queued.directory / "asked").read_text().split()
+    assert f"--user={os.getuid()}" in words
+    assert words[-1] == "unset"
+
+
+def test_local_runs_are_known_on_their_machine_only_and_need_no_queue(queued, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    log = str(queued.directory / "failed/log")
+    for host, word in ((socket.gethostname(), "failed"), ("elsewhere", "running")):
+        job = Submission("local", host, "999999999", log)
+        one = Grid("01_pretrain", queued.directory, [], {"failed": {}}, {**queued.submissions, "failed": job})
+        assert find_states(one)["failed"].word == word
 
 
 def call(checkout: Path, *words: str, code: int = 0) -> str:
@@ -183,6 +227,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["01_pretrain", "--grid", "seed=1", "--timelines_dir=nowhere"], "nowhere does not exist"),
         (["01_pretrain", "--grid", "seed=1", "--max_parallel", "0"], "--max_parallel is 0"),
         (["03_extract_reps", "--grid", "seed=1"], "01_pretrain does not exist"),
+        (["02_finetune", "--grid", "outcome=a,b", "--sbatch", "dependency=afterok:1"], "unknown outcome 'a'"),
     ],
 )
 def test_a_grid_is_refused_whole_before_anything_is_submitted(site, words, said):

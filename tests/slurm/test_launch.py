@@ -43,7 +43,12 @@ def site(tmp_path: Path) -> Path:
     """A checkout of nothing but slurm/, whose srun, scontrol, sleep and python only take notes."""
     shutil.copytree(ROOT / "slurm", tmp_path / "slurm", ignore=shutil.ignore_patterns("logs"))
     (tmp_path / "bin").mkdir()
-    scripts = {"srun": SRUN, "scontrol": SCONTROL, "sleep": "#!/bin/sh\n", "nvidia-smi": "#!/bin/sh\necho 1\necho 2\n"}
+    scripts = {
+        "srun": SRUN,
+        "scontrol": SCONTROL,
+        "sleep": '#!/bin/sh\necho "sleep $*" >> calls\n',
+        "nvidia-smi": "#!/bin/sh\necho 1\necho 2\n",
+    }
     scripts |= {name: f'#!/bin/sh\necho "{name} $*" >> calls\n' for name in ("python", "torchrun")}
     for name, text in scripts.items():
         (tmp_path / "bin" / name).write_text(text)
@@ -70,9 +75,9 @@ def test_one_task_a_gpu_with_its_share_of_the_cpus(site):
     threads = max(1, min(32, os.cpu_count() or 1) // 8)
     assert code == 0
     assert calls == [
-        "srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=4 --mpi=none --kill-on-bad-exit=1 --unbuffered "
-        "--label python 01_pretrain.py --config configs/ehr/01_pretrain.yaml --timelines_dir runs/main/00_tokenize "
-        f"--output_dir runs/main/01_pretrain --seed 7 | localhost 21007 {threads} unset"
+        "srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=4 --mpi=none --kill-on-bad-exit=0 --wait=60 "
+        "--unbuffered --label python 01_pretrain.py --config configs/ehr/01_pretrain.yaml "
+        f"--timelines_dir runs/main/00_tokenize --output_dir runs/main/01_pretrain --seed 7 | localhost 21007 {threads} unset"
     ]
 
 
@@ -125,19 +130,26 @@ CASES = {
     "done": ({"CODE": "0"}, 0, [], ""),
     "failed": ({"CODE": "1"}, 1, ["show"], "failed with exit code 1"),
     "wrong input": ({"CODE": "2"}, 2, ["show"], "failed with exit code 2"),
-    "failed while preempted": ({"CODE": "143", "PREEMPT_TIME": "2026-11-26T12:00:00"}, 143, ["show"], "failed with"),
-    "time limit": ({"CODE": "75", "STOP": "SIGUSR1"}, 75, ["requeue"], "saving; queued again"),
-    "a launcher that hides 75": ({"CODE": "1", "STOP": "SIGUSR1"}, 1, ["requeue"], "saving; queued again"),
+    "failed while preempted": ({"CODE": "143", "PREEMPT_TIME": "2026-11-26"}, 143, ["show", "infinity"], "failed with"),
+    "time limit": ({"CODE": "75", "STOP": "SIGUSR1"}, 75, ["requeue", "infinity"], "saving; queued again"),
+    "a launcher that hides 75": ({"CODE": "1", "STOP": "SIGUSR1"}, 1, ["requeue", "infinity"], "saving; queued again"),
     "requeue refused": (
         {"CODE": "75", "STOP": "SIGUSR1", "REQUEUE_CODE": "1"}, 75, ["requeue", "show"], "submit the same to continue",
     ),
     "often enough": (
-        {"CODE": "75", "STOP": "SIGUSR1", "SLURM_RESTART_COUNT": "10"}, 75, [], "queued again 10 times already",
+        {"CODE": "75", "STOP": "SIGUSR1", "SLURM_RESTART_COUNT": "10"}, 75, ["show"], "queued again 10 times already",
     ),
-    "once more": ({"CODE": "75", "STOP": "SIGUSR1", "SLURM_RESTART_COUNT": "9"}, 75, ["requeue"], "queued again"),
+    "often enough, but preempted": (
+        {"CODE": "75", "STOP": "SIGUSR1", "SLURM_RESTART_COUNT": "10", "PREEMPT_TIME": "2026-11-26"},
+        75, ["show", "infinity"], "Slurm takes the nodes",
+    ),
+    "once more": (
+        {"CODE": "75", "STOP": "SIGUSR1", "SLURM_RESTART_COUNT": "9"}, 75, ["requeue", "infinity"], "queued again",
+    ),
     "scancel": ({"CODE": "75", "STOP": "SIGTERM"}, 75, ["show"], "not queued again"),
     "preempted by TERM": (
-        {"CODE": "75", "STOP": "SIGTERM", "PREEMPT_TIME": "2026-11-26T12:00:00"}, 75, ["show"], "Slurm takes the nodes",
+        {"CODE": "75", "STOP": "SIGTERM", "PREEMPT_TIME": "2026-11-26"}, 75, ["show", "infinity"],
+        "Slurm takes the nodes",
     ),
 }  # fmt: skip
 
@@ -163,11 +175,54 @@ def test_an_old_stopped_is_not_taken_for_a_new_one(site):
 
 def test_outside_of_slurm_the_same_file_runs_the_stage_here(site):
     _, _, calls = run(site, "00_tokenize", "--seed=3")
-    assert re.fullmatch(r"python 00_tokenize.py --config .* --memory_gb 24 --seed=3", calls[0])
+    assert re.fullmatch(r"python 00_tokenize.py --config .* --output_dir runs/main/00_tokenize --seed=3", calls[0])
     _, _, calls = run(site, "01_pretrain")
-    assert calls[0].startswith("torchrun --standalone --nproc_per_node=2 01_pretrain.py ")
-    _, _, calls = run(site, "01_pretrain", CUDA_VISIBLE_DEVICES="3")
-    assert calls[0].startswith("python 01_pretrain.py ")
+    assert calls[-1].startswith("torchrun --standalone --nproc_per_node=2 01_pretrain.py ")
+    for visible in ("3", ""):
+        _, _, calls = run(site, "01_pretrain", CUDA_VISIBLE_DEVICES=visible)
+        assert calls[0].startswith("python 01_pretrain.py ")
+
+
+def test_ranks_here_get_the_signals_where_torchrun_can_pass_them_on(site):
+    (site / "bin/torchrun").write_text('#!/bin/sh\necho "torchrun $*" >> calls\necho --signals-to-handle\n')
+    _, _, calls = run(site, "01_pretrain", CUDA_VISIBLE_DEVICES="0,1,2")
+    assert calls[-1].startswith(
+        "torchrun --standalone --nproc_per_node=3 --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
+        "--shutdown-timeout=240 01_pretrain.py "
+    )
+
+
+def test_stage_00_stays_within_three_quarters_of_the_memory_of_the_job(site):
+    _, _, calls = run(site, "00_tokenize", **JOB, SLURM_MEM_PER_NODE="32768")
+    assert "--memory_gb 24 " in calls[0]
+    _, _, calls = run(site, "00_tokenize", **JOB, SLURM_MEM_PER_NODE="0")  # all of the node
+    assert "--memory_gb" not in calls[0]
+
+
+def test_a_job_uses_what_it_was_submitted_with_and_not_what_env_sh_says_by_now(site):
+    pins = {"PIN_RUN_DIR": "runs/then", "PIN_CLIF_DIR": "a b", "PIN_SITE": "then", "PIN_CONFIG_DIR": "c/then"}
+    _, _, calls = run(site, "00_tokenize", **JOB, **pins)
+    assert "--config c/then/00_tokenize.yaml --clif_dir a b --output_dir runs/then/00_tokenize" in calls[0]
+    _, _, calls = run(site, "04_analyze", **JOB, **pins)
+    assert "--timelines_dir.then runs/then/00_tokenize" in calls[0]
+    array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "PIN_OUTCOMES": "first second"}
+    _, _, calls = run(site, "02_finetune", **JOB, **pins, **array)
+    assert "--outcome second " in calls[0]
+
+
+def test_steps_see_the_environment_also_where_sbatch_exports_none(site):
+    (site / "bin/srun").write_text('#!/bin/sh\necho "export $SLURM_EXPORT_ENV" >> calls\n')
+    _, _, calls = run(site, "00_tokenize", **JOB, SLURM_EXPORT_ENV="NONE")
+    assert calls == ["export ALL"]
+
+
+def test_the_array_of_the_file_is_refused_for_another_number_of_outcomes(site):
+    array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MAX": "3"}
+    assert run(site, "02_finetune", **JOB, **array)[0] == 0
+    edit_site(site, OUTCOMES="(a b c d e)")
+    code, said, calls = run(site, "02_finetune", **JOB, **array)  # e would be missing, and nobody would notice
+    assert (code, calls) == (2, [])
+    assert "has 5 names; submit with --array=0-4" in said
 
 
 @pytest.mark.parametrize("stage", ["00_tokenize", "01_pretrain", "02_finetune", "03_extract_reps", "04_analyze"])
