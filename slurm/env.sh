@@ -1,5 +1,5 @@
 # The one file a site edits. Jobs read it on their first node, slurm/pipeline.sh and `python -m clinrep.slurm` where
-# you call them. For a plain sbatch read it in your shell too, so that sbatch sees section 1:  source slurm/env.sh
+# you call them. For a plain sbatch read it in your shell too, so that sbatch sees section 1: source slurm/env.sh
 # What is set here becomes flags of the stages; Python reads none of it from the environment.
 # shellcheck shell=bash disable=SC1091,SC2034
 
@@ -21,7 +21,8 @@ CLIF_DIR=sample_data/clif_demo                # the folder of your CLIF tables
 RUN_DIR=runs/main                             # each stage writes RUN_DIR/<stage>
 SITE=main                                     # what stage 04 calls this site in tables and figures
 CONFIG_DIR=configs/ehr                        # the folder of <stage>.yaml; configs/ehr/demo for the sample data
-OUTCOMES=(in_hospital_death long_length_of_stay icu_admission imv_event)   # of stage 02's job array, in this order
+OUTCOMES=(in_hospital_death long_length_of_stay icu_admission imv_event)   # of stage 02's array, in this order;
+                                              # with more or fewer change --array in slurm/02_finetune.sbatch too
 
 # 4. How jobs behave.
 PROCESSES_PER_NODE=                           # empty: one a GPU of the job, or one where it has none

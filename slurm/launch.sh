@@ -43,7 +43,7 @@ start() {
   fi
 }
 
-# start_ranks_here PROCESSES SCRIPT ARGS...: outside of Slurm, by torchrun, with time for the ranks to save after a signal.
+# start_ranks_here PROCESSES SCRIPT ARGS...: outside of Slurm, by torchrun; the ranks get time to save after a signal.
 start_ranks_here() {
   local processes=$1 flags=() help
   shift
@@ -171,7 +171,8 @@ choose_outcome() {
   local task=${SLURM_ARRAY_TASK_ID:-} count=${SLURM_ARRAY_TASK_COUNT:-1}
   outcome=$(find_flag outcome "$@")
   if [ -n "$outcome" ]; then
-    [ "$count" -eq 1 ] || refuse "--outcome $outcome is one run, but this is an array of $count; submit it with --array=0"
+    [ "$count" -eq 1 ] ||
+      refuse "--outcome $outcome is one run, but this is an array of $count; submit it with --array=0"
     return
   fi
   # The file's own --array=0-3 is right for four outcomes only.

@@ -60,7 +60,8 @@ read_arguments() {
       *) refuse "unknown word '$1'; see slurm/pipeline.sh --help" ;;
     esac
   done
-  [[ $after =~ ^([0-9]+(:[0-9]+)*)?$ ]] || refuse "--after '$after' is no job id; give a number, or several with : between"
+  [[ $after =~ ^([0-9]+(:[0-9]+)*)?$ ]] ||
+    refuse "--after '$after' is no job id; give a number, or several with : between"
 }
 
 check_stage() {

@@ -132,7 +132,8 @@ def queued(tmp_path, monkeypatch) -> Grid:
     (tmp_path / "failed/STOPPED").write_text('{"step": 7, "signal": "SIGUSR1"}')  # of its first start
     (tmp_path / "failed/log").write_text(
         "slurm: job 1 on n1, start 1: x\n12:00 W stopped by SIGUSR1 after saving step 7\n"
-        "slurm: job 1 on n2, start 2: x\n01_pretrain.py: error: no such thing\nsrun: error: n1: exit 2\nslurm: failed with exit code 2\n"
+        "slurm: job 1 on n2, start 2: x\n01_pretrain.py: error: no such thing\n"
+        "srun: error: n1: exit 2\nslurm: failed with exit code 2\n"
     )
     (tmp_path / "bin").mkdir()
     write_squeue(grid, "printf 'CLUSTER: c\\n12|1|RUNNING\\n12|2|PENDING\\n9|N/A|RUNNING\\n'")

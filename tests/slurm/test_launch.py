@@ -77,7 +77,8 @@ def test_one_task_a_gpu_with_its_share_of_the_cpus(site):
     assert calls == [
         "srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=4 --mpi=none --kill-on-bad-exit=0 --wait=60 "
         "--unbuffered --label python 01_pretrain.py --config configs/ehr/01_pretrain.yaml "
-        f"--timelines_dir runs/main/00_tokenize --output_dir runs/main/01_pretrain --seed 7 | localhost 21007 {threads} unset"
+        "--timelines_dir runs/main/00_tokenize --output_dir runs/main/01_pretrain --seed 7 "
+        f"| localhost 21007 {threads} unset"
     ]
 
 
