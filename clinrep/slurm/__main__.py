@@ -178,12 +178,7 @@ def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int
             print(f"starting {name} ({job.log})", flush=True)
 
     ended: dict[str, str] = {}
-    try:
-        jobs.run_here(grid, names, max_parallel, report)
-    except KeyboardInterrupt:
-        print("interrupted: waiting for the runs to save", flush=True)
-        jobs.wait_until_unlocked([grid.find_output_dir(name) for name in submissions if name not in ended])
-        raise
+    jobs.run_here(grid, names, max_parallel, report)
     return int(any(word != FINISHED for word in ended.values()))
 
 

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from clinrep import file_lock
 from clinrep.config import InputError, lookup
 from clinrep.slurm.grid import Grid, Submission
 from clinrep.slurm.sbatch_file import ROOT, find_file, parse_minutes, read_options
@@ -51,7 +50,12 @@ class StageJob:
         Raises:
             SystemExit: the stage failed, refused its input, or was stopped after saving.
         """
-        process = subprocess.Popen(["bash", str(find_file(self.stage)), *self.flags], cwd=ROOT, env=self._environment())
+        process = subprocess.Popen(
+            ["bash", str(find_file(self.stage)), *self.flags],
+            cwd=ROOT,
+            env=self._environment(),
+            preexec_fn=_heed_interrupt if self.is_local else None,
+        )
         self._pid = process.pid
         # Looks instead of waiting: `checkpoint` interrupts this, and Popen.wait holds a lock while it waits.
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
@@ -159,6 +163,8 @@ def run_here(
 ) -> None:
     """Run combinations on this machine, `max_parallel` (1) at a time, and return when all have ended.
 
+    Ctrl-C stops those that run, which save, and starts no more.
+
     Args:
         grid: what the runs are of.
         names: combinations to run.
@@ -169,30 +175,41 @@ def run_here(
     executor.update_parameters(timeout_min=MINUTES_WITHOUT_LIMIT)
     num_threads = max(1, (os.cpu_count() or 1) // max_parallel) if max_parallel else None
     waiting, running = list(names), dict[str, tuple[Any, Submission]]()
+    is_interrupted = False
     while waiting or running:
-        while waiting and len(running) < (max_parallel or 1):
-            name = waiting.pop(0)
-            job = executor.submit(replace(_make_job(grid, name), is_local=True, num_threads=num_threads))
-            running[name] = job, _record("local", job)
-            on_change(name, running[name][1], False)
-        for name, (job, submission) in list(running.items()):
-            if job.done():
-                del running[name]
-                on_change(name, submission, True)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        try:
+            while waiting and len(running) < (max_parallel or 1):
+                name = waiting.pop(0)
+                with _ignore_interrupt():
+                    job = executor.submit(replace(_make_job(grid, name), is_local=True, num_threads=num_threads))
+                running[name] = job, _record("local", job)
+                on_change(name, running[name][1], False)
+            for name, (job, submission) in list(running.items()):
+                if job.done():
+                    del running[name]
+                    on_change(name, submission, True)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            if is_interrupted:
+                raise
+            is_interrupted = True
+            waiting.clear()
+    if is_interrupted:
+        raise KeyboardInterrupt
 
 
-def wait_until_unlocked(directories: Sequence[Path]) -> None:
-    """Wait until no run holds these directories: after Ctrl-C the stages save on their own."""
-    for directory in filter(Path.is_dir, directories):
-        descriptor = os.open(directory, os.O_RDONLY)
-        while True:
-            try:
-                file_lock.lock(descriptor)
-                break
-            except BlockingIOError:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-        file_lock.unlock(descriptor)
+@contextmanager
+def _ignore_interrupt() -> Iterator[None]:
+    """Let submitit's processes started meanwhile ignore Ctrl-C: it is for the stages, which save, and for us."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _heed_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _record(cluster: str, job: Any) -> Submission:

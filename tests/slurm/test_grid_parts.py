@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from clinrep.slurm.jobs import StageJob, resolve_options
 from clinrep.slurm.sbatch_file import parse_commands, parse_minutes, read_command, read_options
 from clinrep.slurm.states import find_states
 from tests.jobs import write_workshop
-from tests.slurm.cluster import ROOT, copy_checkout, edit_site
+from tests.slurm.cluster import ROOT, copy_checkout, edit_site, wait_for_step
 
 PYTHON = (sys.executable, "-m", "clinrep.slurm")
 
@@ -265,6 +264,23 @@ def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site)
 
 
 @pytest.mark.slow
+def test_ctrl_c_lets_a_local_run_save_and_starts_no_more(site):
+    grid = site / "runs/interrupted"
+    words = ["submit", "01_pretrain", "--grid", "seed=1,2", "--cluster", "local", "--grid_dir", str(grid)]
+    command = [*PYTHON, *words, "--training.max_steps=100000", "--training.eval_steps=100000"]
+    process = subprocess.Popen(command, cwd=site, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    wait_for_step(grid / "seed=1", 20)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that run in it
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped  seed=1: " in printed
+    stopped = json.loads((grid / "seed=1/STOPPED").read_text())
+    assert (grid / f"seed=1/checkpoints/checkpoint-{stopped['step']}/COMPLETE").is_file()
+    assert not (grid / "seed=2").exists()
+    assert "1 stopped, 1 missing" in call(site, "status", "--grid_dir", str(grid))
+
+
+@pytest.mark.slow
 def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, monkeypatch):
     output_dir = site / "runs/site/checkpointed"
     monkeypatch.setattr("clinrep.slurm.jobs.ROOT", site)
@@ -295,9 +311,7 @@ def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, mo
 
 
 def signal_after_step(directory: Path, step: int) -> None:
-    path = directory / "metrics.jsonl"
-    while not (path.is_file() and f'"step": {step},' in path.read_text()):
-        time.sleep(0.05)
+    wait_for_step(directory, step)
     os.kill(os.getpid(), signal.SIGUSR2)
 
 
