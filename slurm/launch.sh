@@ -119,7 +119,7 @@ run_and_requeue() {
 
 # is_preempted: whether Slurm is about to take this job's nodes away.
 is_preempted() {
-  scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'
+  scontrol show job --oneliner "$(name_job)" | grep -q 'PreemptTime=[0-9]'
 }
 
 # wait_for_slurm: wait until Slurm ends this job. One that ended by itself in the grace time of a preemption would
@@ -131,7 +131,7 @@ wait_for_slurm() {
 }
 
 # name_job: print what scontrol calls this job. The last task of an array has the array's own id: name the task, or
-# all of them start again.
+# all of them are meant.
 name_job() {
   local task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
   echo "${REQUEUE_ID:-${task:-$SLURM_JOB_ID}}"

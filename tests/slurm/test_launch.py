@@ -124,6 +124,8 @@ def test_tasks_of_an_array_share_a_search(site):
     code, _, calls = run(site, "01_pretrain", *flags, **JOB, **stop, **array)
     assert "--search.worker 3" in calls[0]
     assert (code, calls[1]) == (75, "scontrol requeue 31000_3")
+    _, _, calls = run(site, "01_pretrain", *flags, **JOB, **array, CODE="1")
+    assert calls[1] == "scontrol show job --oneliner 31000_3"  # 31000 may be the id of all tasks
 
 
 # What the run left, where, and what the job does then.
