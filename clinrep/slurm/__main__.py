@@ -15,7 +15,7 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +24,17 @@ from clinrep.config import InputError
 from clinrep.run import EXIT_INPUT
 from clinrep.slurm import jobs, sbatch_file
 from clinrep.slurm.check import check_commands
-from clinrep.slurm.grid import GRID_FILE, Grid, Submission, find_default_dir, hold, make_grid, parse_axes, read_grid
+from clinrep.slurm.grid import (
+    GRID_FILE,
+    Grid,
+    Submission,
+    combine,
+    find_default_dir,
+    hold,
+    make_grid,
+    parse_axes,
+    read_grid,
+)
 from clinrep.slurm.states import FINISHED, UNDER_WAY, find_states
 
 
@@ -84,15 +94,14 @@ def _make_parser() -> argparse.ArgumentParser:
 def _submit(options: argparse.Namespace, flags: list[str]) -> int:
     sbatch_file.find_file(options.stage)
     directory = _find_dir(options)
-    grid = make_grid(options.stage, directory, parse_axes(options.grid), flags)
-    changes = _parse_changes(options)
+    axes, changes = parse_axes(options.grid), _parse_changes(options)
+    grid = _change(make_grid(options.stage, directory, axes, flags), changes)
     check_commands(list(grid.read_commands().values()), is_pending="dependency" in changes)
     if options.dry_run:
-        return _print_plan(grid, options, changes)
-    with hold(directory):
-        if (directory / GRID_FILE).is_file():
-            grid = make_grid(options.stage, directory, parse_axes(options.grid), flags)
-        return _start_missing(grid, options, changes)
+        return _print_plan(grid, options)
+    with hold(directory):  # and what another process may have submitted meanwhile
+        grid = _change(make_grid(options.stage, directory, axes, flags), changes)
+        return _start_missing(grid, combine(axes), options)
 
 
 def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
@@ -109,7 +118,8 @@ def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
     for directory in directories:
         print(f"{directory}:")
         with hold(directory):
-            code = max(code, _start_missing(read_grid(directory), options, changes))
+            grid = _change(read_grid(directory), changes)
+            code = max(code, _start_missing(grid, grid.combinations, options))
     return code
 
 
@@ -141,20 +151,23 @@ def _parse_changes(options: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _start_missing(grid: Grid, options: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Start what is neither finished nor under way; return 1 where a local run did not finish."""
-    states = find_states(grid)
+def _change(grid: Grid, changes: dict[str, str]) -> Grid:
+    return replace(grid, sbatch=grid.sbatch | changes)
+
+
+def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespace) -> int:
+    """Start what is asked for and neither finished nor under way; return 1 where a local run did not finish."""
+    states = {name: state for name, state in find_states(grid).items() if name in asked}
     names = [name for name, state in states.items() if state.word not in UNDER_WAY]
     for word, count in Counter(state.word for state in states.values() if state.word in UNDER_WAY).items():
         print(f"{count} {word}, left alone")
     if not names:
         return 0
     grid.save()  # before anything is submitted, so that a second try finds a grid
-    with sbatch_file.job_environment(grid.read_commands()[names[0]], changes):
+    with sbatch_file.job_environment(grid.read_commands()[names[0]], grid.sbatch):
         if options.cluster == "local":
             return _run_here(grid, names, options.max_parallel)
-        resources = jobs.resolve_options(grid.stage, changes)
-        submitted = jobs.submit_to_slurm(grid, names, resources, options.max_parallel)
+        submitted = jobs.submit_to_slurm(grid, names, options.max_parallel)
     grid = replace(grid, submissions=grid.submissions | submitted)
     grid.save()
     for name, job in submitted.items():
@@ -182,8 +195,8 @@ def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int
     return int(any(word != FINISHED for word in ended.values()))
 
 
-def _print_plan(grid: Grid, options: argparse.Namespace, changes: dict[str, str]) -> int:
-    resources = jobs.resolve_options(grid.stage, changes)
+def _print_plan(grid: Grid, options: argparse.Namespace) -> int:
+    resources = jobs.resolve_options(grid)
     shown = " ".join(f"--{name}{'=' if value else ''}{value}" for name, value in resources.items())
     print(f"grid     {grid.directory}")
     print(f"each job {'this machine' if options.cluster == 'local' else shown}")

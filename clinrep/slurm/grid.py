@@ -17,6 +17,7 @@ from clinrep.config import InputError
 from clinrep.slurm.sbatch_file import ROOT, Command, read_command
 
 GRID_FILE, LOCK_FILE = "grid.json", ".lock"
+ONCE = ("hold", "dependency", "begin")  # options of sbatch that are meant for one submission
 FIXED = ("config", "output_dir")  # settings that name the run itself or stand for many
 
 
@@ -44,6 +45,8 @@ class Grid:
     """Flags of the stage that all runs have."""
     combinations: dict[str, dict[str, str]]
     """Name -> setting -> value, as text; the name is the run's folder in the grid."""
+    sbatch: dict[str, str] = field(default_factory=dict)
+    """Options of sbatch in place of #SBATCH lines, without dashes; a rerun asks for the same again."""
     submissions: dict[str, Submission] = field(default_factory=dict)
     """The last job of each combination, by its name."""
 
@@ -74,6 +77,7 @@ class Grid:
     def save(self) -> None:
         """Write the grid into its directory."""
         content = {name: value for name, value in asdict(self).items() if name != "directory"}
+        content["sbatch"] = {name: value for name, value in self.sbatch.items() if name not in ONCE}
         artifacts.write_text(self.directory / GRID_FILE, json.dumps(content, indent=2) + "\n")
 
 

@@ -115,28 +115,26 @@ def _read_stamp(directory: Path) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def resolve_options(stage: str, changes: dict[str, str]) -> dict[str, str]:
-    """Return what a job of a grid asks for: the #SBATCH lines of the stage, some changed, less what submitit writes."""
-    options = read_options(stage) | changes
+def resolve_options(grid: Grid) -> dict[str, str]:
+    """Return what a job asks for: the #SBATCH lines of the stage, some changed, less what submitit writes."""
+    options = read_options(grid.stage) | grid.sbatch
     for name in ("array", "output", "open-mode"):
         options.pop(name, None)
     return options
 
 
-def submit_to_slurm(
-    grid: Grid, names: Sequence[str], options: dict[str, str], max_parallel: int | None
-) -> dict[str, Submission]:
+def submit_to_slurm(grid: Grid, names: Sequence[str], max_parallel: int | None) -> dict[str, Submission]:
     """Submit one job, or an array of them, and return combination -> job.
 
     Args:
         grid: what the runs are of.
         names: combinations to run.
-        options: what each job asks for, as `resolve_options` returns it; passed on to sbatch as it is.
         max_parallel: jobs of the array at the same time; None: as many as Slurm starts.
 
     Raises:
         InputError: sbatch is not here or refuses; its message is passed on.
     """
+    options = resolve_options(grid)
     if shutil.which("sbatch") is None:
         raise InputError("sbatch is not found here; call this where jobs are submitted, or give --cluster local")
     executor = _make_executor(grid, "slurm")

@@ -127,3 +127,10 @@ def test_what_is_given_by_hand_wins_over_what_env_sh_tells_sbatch(cluster, check
     (fields,) = cluster.show(job)
     cluster.call("scancel", job, cwd=checkout)
     assert (fields["Partition"], fields["TimeLimit"]) == ("scavenge", "00:40:00")
+    cluster.wait(job)
+    printed = cluster.call(*PYTHON, "status", "--grid_dir", "runs/by_hand", "--rerun", cwd=checkout)
+    (again,) = re.findall(r"job (\d+) ", printed)  # asks for the same, but is not held
+    fields = cluster.wait_until_running(again)
+    cluster.call("scancel", again, cwd=checkout)
+    cluster.wait(again)
+    assert fields["Partition"] == "scavenge"

@@ -53,7 +53,7 @@ def test_resources_are_those_of_the_sbatch_file():
         "job-name": "00_tokenize", "nodes": "1", "ntasks-per-node": "1", "cpus-per-task": "16", "mem": "32G",
         "time": "12:00:00", "requeue": "", "open-mode": "append", "output": "slurm/logs/%x-%j.out",
     }  # fmt: skip
-    changed = resolve_options("02_finetune", {"nodes": "2", "account": "ours"})
+    changed = resolve_options(Grid("02_finetune", ROOT, [], {}, {"nodes": "2", "account": "ours"}))
     assert (changed["nodes"], changed["account"], changed["gres"]) == ("2", "ours", "gpu:8")
     assert "array" not in changed
 
@@ -104,9 +104,11 @@ def test_a_grid_is_kept_grows_and_refuses_other_flags(tmp_path):
     folder = tmp_path / "grid"
     grid = make_grid("01_pretrain", folder, {"seed": ["1"]}, ["--block_size=64"])
     grid.submissions["seed=1"] = Submission("local", "here", "1", "log")
+    grid.sbatch["nodes"] = "2"
     grid.save()
     grown = make_grid("01_pretrain", folder, {"seed": ["2"]}, ["--block_size=64"])
     assert (list(grown.combinations), list(grown.submissions)) == (["seed=1", "seed=2"], ["seed=1"])
+    assert grown.sbatch == {"nodes": "2"}  # a rerun on another number of nodes could not resume
     with pytest.raises(InputError, match="holds a grid of 01_pretrain with the flags --block_size=64"):
         make_grid("01_pretrain", folder, {"seed": ["2"]}, [])
     with pytest.raises(InputError, match="--seed stands beside --grid"):
@@ -180,7 +182,7 @@ def test_local_runs_are_known_on_their_machine_only_and_need_no_queue(queued, mo
     log = str(queued.directory / "failed/log")
     for host, word in ((socket.gethostname(), "failed"), ("elsewhere", "running")):
         job = Submission("local", host, "999999999", log)
-        one = Grid("01_pretrain", queued.directory, [], {"failed": {}}, {**queued.submissions, "failed": job})
+        one = Grid("01_pretrain", queued.directory, [], {"failed": {}}, {}, {**queued.submissions, "failed": job})
         assert find_states(one)["failed"].word == word
 
 
