@@ -259,7 +259,7 @@ def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site)
     assert "2 finished, 1 failed" in call(site, "status")
     made = (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns
     (fine[1] / "DONE").unlink()
-    printed = call(site, *words, code=1)
+    printed = call(site, *words, "--max_parallel", "2", code=1)
     assert "1 finished, left alone" in printed
     assert len(re.findall(r"^starting ", printed, flags=re.MULTILINE)) == 2
     assert (fine[0] / "backbone/model.safetensors").stat().st_mtime_ns == made
@@ -287,7 +287,7 @@ def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, mo
     output_dir = site / "runs/site/checkpointed"
     monkeypatch.setattr("clinrep.slurm.jobs.ROOT", site)
     monkeypatch.setattr("clinrep.slurm.sbatch_file.ROOT", site)
-    flags = ("--training.max_steps=1500", "--training.eval_steps=1500", f"--output_dir={output_dir}")
+    flags = ("--training.max_steps=600", "--training.eval_steps=600", f"--output_dir={output_dir}")
     job = StageJob("01_pretrain", flags, output_dir, is_local=True)
     assert StageJob.__submitit_checkpoint__ is StageJob.checkpoint
     again = []
