@@ -151,6 +151,14 @@ def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: d
     return (directory / "DONE").is_file() and _holds_outputs(stage, directory)
 
 
+def find_differences(stage: str, config: StageConfig, directory: Path) -> list[str]:
+    """Return how the run in `directory`, if there is one, differs in its settings from `config`, in words."""
+    if not (directory / "config.yaml").is_file():
+        return []
+    inputs = _read_provenance(directory).get("inputs", {})  # paths are compared by content when the stage starts
+    return _compare_with_saved(stage, config, directory, inputs)
+
+
 def _holds_outputs(stage: str, directory: Path) -> bool:
     """Return True; an InputError names an output of a finished run that is gone."""
     for name in artifacts.read_done(directory, stage).get("outputs", {}):

@@ -189,6 +189,18 @@ refuse() {
   exit 2
 }
 
+# check_site: refuse values of env.sh that would be noticed too late, or never.
+check_site() {
+  local name
+  for name in CLIF_DIR RUN_DIR SITE CONFIG_DIR OUTCOMES; do
+    [ -n "${!name:-}" ] || refuse "$name is empty or missing in slurm/env.sh; give it a value"
+  done
+  for name in MAX_REQUEUES PROCESSES_PER_NODE THREADS_PER_PROCESS; do
+    [[ ${!name:-} =~ ^[0-9]*$ ]] || refuse "$name is '${!name}' in slurm/env.sh; give a whole number"
+  done
+  [ -n "${MAX_REQUEUES:-}" ] || refuse "MAX_REQUEUES is empty or missing in slurm/env.sh; give a whole number"
+}
+
 # find_output_dir COMMAND...: print where the run writes STOPPED: the --output_dir that counts, the last
 # one, or the folder in it that a worker of a search (--search.worker N) has for itself.
 find_output_dir() {
@@ -213,3 +225,5 @@ find_flag() {
   done
   printf '%s\n' "$value"
 }
+
+check_site

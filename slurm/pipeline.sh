@@ -11,8 +11,10 @@
 #   slurm/pipeline.sh --dry_run                         check the settings and print what would be submitted
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+trap '[ "$?" -eq 2 ] || echo "slurm/pipeline.sh: error: slurm/env.sh failed" >&2; exit 2' EXIT
 # shellcheck source=slurm/env.sh
 source slurm/env.sh
+trap - EXIT
 
 STAGES=(00_tokenize 01_pretrain 02_finetune 03_extract_reps 04_analyze)
 declare -A BEFORE=([01_pretrain]=00_tokenize [02_finetune]=01_pretrain [03_extract_reps]=01_pretrain
@@ -26,8 +28,12 @@ main() {
   read_arguments "$@"
   [ -n "$is_dry" ] || command -v sbatch > /dev/null ||
     refuse "sbatch is not found here; call this where jobs are submitted, or try --dry_run"
+  [ "$((${#STAGE_SBATCH[@]} % 2))" -eq 0 ] || refuse "STAGE_SBATCH in slurm/env.sh must have pairs of stage and flag"
+  local chosen=() stage place
+  for ((place = 0; place < ${#STAGE_SBATCH[@]}; place += 2)); do
+    check_stage "${STAGE_SBATCH[place]}"
+  done
   SBATCH_FLAGS=(02_finetune "--array=0-$((${#OUTCOMES[@]} - 1))" "${STAGE_SBATCH[@]}" "${SBATCH_FLAGS[@]}")
-  local chosen=() stage
   for stage in "${STAGES[@]}"; do
     [[ $stage < $first || $stage > $last ]] || chosen+=("$stage")
   done
@@ -65,7 +71,11 @@ read_arguments() {
 }
 
 check_stage() {
-  [[ " ${STAGES[*]} " == *" $1 "* ]] || refuse "unknown stage '$1'; known: ${STAGES[*]}"
+  local stage
+  for stage in "${STAGES[@]}"; do
+    [ "$stage" != "$1" ] || return 0
+  done
+  refuse "unknown stage '$1'; known: ${STAGES[*]}"
 }
 
 # check_settings STAGE...: refuse before anything is submitted what the stages would refuse when they start.
@@ -124,7 +134,7 @@ select_flags() {
 
 say_how_to_follow() {
   local ids task=""
-  [ "$first" != 02_finetune ] || task="_*"
+  [ "$first" != 02_finetune ] || task=_0
   ids=$(IFS=, && echo "${IDS[*]}")
   cat << END
 

@@ -12,7 +12,9 @@ What submit does not know (--outcome above) is a flag of the stage, the same for
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -37,11 +39,15 @@ from clinrep.slurm.grid import (
 )
 from clinrep.slurm.states import FINISHED, UNDER_WAY, find_states
 
+# options of sbatch that a grid sets itself, or that would keep it from knowing its jobs
+NOT_FOR_GRIDS = {"array", "output", "error", "open-mode", "parsable", "test-only", "wait", "wrap", "no-requeue", "help"}
+
 
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong as the rest of the project does."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise an InputError instead of printing the usage."""
         raise InputError(f"{message}; see python -m clinrep.slurm --help")
 
 
@@ -51,7 +57,8 @@ def main(words: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(words)
     if rest and options.command != "submit":
         raise InputError(f"unknown words {' '.join(rest)}; see python -m clinrep.slurm {options.command} --help")
-    return int(options.call(options, [word for word in rest if word != "--"]))
+    options.flags = [word for word in rest if word != "--"]
+    return int(options.call(options))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -91,23 +98,33 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _submit(options: argparse.Namespace, flags: list[str]) -> int:
+def _submit(options: argparse.Namespace) -> int:
     sbatch_file.find_file(options.stage)
     directory = _find_dir(options)
     axes, changes = parse_axes(options.grid), _parse_changes(options)
-    grid = _change(make_grid(options.stage, directory, axes, flags), changes)
+    grid = _change(make_grid(options.stage, directory, axes, options.flags), changes)
     check_commands(list(grid.read_commands().values()), is_pending="dependency" in changes)
+    jobs.resolve_options(grid)
     if options.dry_run:
         return _print_plan(grid, options)
-    with hold(directory):  # and what another process may have submitted meanwhile
-        grid = _change(make_grid(options.stage, directory, axes, flags), changes)
-        return _start_missing(grid, combine(axes), options)
+    is_new = not directory.exists()
+    try:
+        with hold(directory):  # and what another process may have submitted meanwhile
+            grid = _change(make_grid(options.stage, directory, axes, options.flags), changes)
+            return _start_missing(grid, combine(axes), options)
+    except InputError:
+        if is_new and directory.exists() and not read_grid(directory).submissions:
+            shutil.rmtree(directory)  # nothing was submitted: leave nothing
+        raise
 
 
-def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
+def _show_status(options: argparse.Namespace) -> int:
     changes = _parse_changes(options)
     directories = [_find_dir(options)] if options.stage or options.grid_dir else _find_grids()
     grids = [read_grid(directory) for directory in directories]
+    for grid in grids:
+        if options.stage and options.stage != grid.stage:
+            raise InputError(f"{grid.directory} is a grid of {grid.stage}, not of {options.stage}; leave out the stage")
     if not options.rerun:
         for grid in grids:
             _print_states(grid)
@@ -123,7 +140,7 @@ def _show_status(options: argparse.Namespace, unused: list[str]) -> int:
     return code
 
 
-def _check(options: argparse.Namespace, unused: list[str]) -> int:
+def _check(options: argparse.Namespace) -> int:
     check_commands(list(sbatch_file.parse_commands(sys.stdin.buffer.read())), options.is_pending)
     return 0
 
@@ -146,8 +163,10 @@ def _parse_changes(options: argparse.Namespace) -> dict[str, str]:
         raise InputError(f"--max_parallel is {options.max_parallel} but must be 1 or more; leave it out")
     pairs = [word.removeprefix("--").partition("=") for word in options.sbatch]
     for name, _, value in pairs:
-        if name in ("array", "output", "error", "open-mode"):
-            raise InputError(f"--sbatch {name}={value}: a grid sets that itself; leave it out")
+        if not re.fullmatch("[a-z]+(-[a-z]+)*", name) or name in NOT_FOR_GRIDS:
+            raise InputError(
+                f"--sbatch {name}={value}: no option of sbatch for a grid; write as nodes=2 partition=short"
+            )
     return {name: value for name, _, value in pairs}
 
 
@@ -163,8 +182,10 @@ def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespa
         print(f"{count} {word}, left alone")
     if not names:
         return 0
+    command = grid.read_commands()[names[0]]
+    grid = replace(grid, site=command.site)
     grid.save()  # before anything is submitted, so that a second try finds a grid
-    with sbatch_file.job_environment(grid.read_commands()[names[0]], grid.sbatch):
+    with sbatch_file.job_environment(command, grid.sbatch):
         if options.cluster == "local":
             return _run_here(grid, names, options.max_parallel)
         submitted = jobs.submit_to_slurm(grid, names, options.max_parallel)
@@ -172,14 +193,22 @@ def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespa
     grid.save()
     for name, job in submitted.items():
         print(f"job {job.job_id:10} {name}")
-    print(f"logs in {grid.directory / 'jobs'}; python -m clinrep.slurm status --grid_dir {grid.directory}")
+    print(f"logs in {grid.directory / 'jobs'}; see python -m clinrep.slurm status {_name(grid)}")
     return 0
 
 
+def _name(grid: Grid) -> str:
+    """Return the words by which status finds a grid."""
+    is_usual = grid.directory == find_default_dir(grid.stage).absolute()
+    return grid.stage if is_usual else f"--grid_dir {shlex.quote(str(grid.directory))}"
+
+
 def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int:
-    submissions = dict(grid.submissions)
+    """Run combinations on this machine, tell of each, and return 1 where one did not finish."""
+    submissions, ended = dict(grid.submissions), dict[str, str]()
 
     def report(name: str, job: Submission, has_ended: bool) -> None:
+        """Keep and print that a run has started or ended."""
         submissions[name] = job
         now = replace(grid, submissions=submissions)
         now.save()
@@ -190,7 +219,6 @@ def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int
         else:
             print(f"starting {name} ({job.log})", flush=True)
 
-    ended: dict[str, str] = {}
     jobs.run_here(grid, names, max_parallel, report)
     return int(any(word != FINISHED for word in ended.values()))
 
@@ -221,7 +249,7 @@ def _print_states(grid: Grid) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"clinrep.slurm: error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:

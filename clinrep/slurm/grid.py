@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -17,6 +17,7 @@ from clinrep.config import InputError
 from clinrep.slurm.sbatch_file import ROOT, Command, read_command
 
 GRID_FILE, LOCK_FILE = "grid.json", ".lock"
+LONGEST_NAME = 255  # bytes, on the usual file systems
 ONCE = ("hold", "dependency", "begin")  # options of sbatch that are meant for one submission
 FIXED = ("config", "output_dir")  # settings that name the run itself or stand for many
 
@@ -45,6 +46,8 @@ class Grid:
     """Flags of the stage that all runs have."""
     combinations: dict[str, dict[str, str]]
     """Name -> setting -> value, as text; the name is the run's folder in the grid."""
+    site: dict[str, str] = field(default_factory=dict)
+    """The paths of slurm/env.sh that the runs use; a grid is of one site."""
     sbatch: dict[str, str] = field(default_factory=dict)
     """Options of sbatch in place of #SBATCH lines, without dashes; a rerun asks for the same again."""
     submissions: dict[str, Submission] = field(default_factory=dict)
@@ -65,14 +68,28 @@ class Grid:
         The sbatch file is read once an outcome, which alone changes what comes before the combination's own flags.
         """
         read: dict[str | None, Command] = {}
-        commands = {}
+        commands: dict[str, Command] = {}
         for name, combination in self.combinations.items():
             flags, outcome = self.list_flags(name), combination.get("outcome")
             if outcome not in read:
                 command = read_command(self.stage, flags)
+                self._check_site(command.site)
                 read[outcome] = replace(command, argv=command.argv[: len(command.argv) - len(flags)])
             commands[name] = replace(read[outcome], argv=(*read[outcome].argv, *flags))
         return commands
+
+    def _check_site(self, now: Mapping[str, str]) -> None:
+        """Refuse to mix two sites in one grid."""
+        changed = [
+            f"{name} was {value!r}, now {now.get(name)!r}"
+            for name, value in self.site.items()
+            if value != now.get(name)
+        ]
+        if self.submissions and changed:
+            raise InputError(
+                f"{self.directory} holds runs made with another slurm/env.sh: {'; '.join(changed)}. "
+                "Put that back, or choose another --grid_dir"
+            )
 
     def save(self) -> None:
         """Write the grid into its directory."""
@@ -126,6 +143,10 @@ def combine(axes: dict[str, list[str]]) -> dict[str, dict[str, str]]:
         name = "/".join(part.replace("/", "_") for part in [",".join(outer), *inner] if part)
         if name in named:
             raise InputError(f"--grid gives {name} twice; give each value once")
+        if any(len(part.encode()) > LONGEST_NAME for part in name.split("/")):
+            raise InputError(
+                f"--grid: {name[:60]}... is longer than a folder's name may be; put long values into a YAML"
+            )
         named[name] = combination
     return named
 
@@ -164,6 +185,10 @@ def read_grid(directory: Path) -> Grid:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         submissions = {name: Submission(**values) for name, values in content.pop("submissions").items()}
+        texts = [text for job in submissions.values() for text in asdict(job).values()]
+        texts += [text for values in content["combinations"].values() for text in values.values()]
+        if not all(isinstance(text, str) for text in [content["stage"], *texts, *content["flags"]]):
+            raise ValueError("a value is no text")
         return Grid(**(content | {"directory": directory, "submissions": submissions}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or choose another --grid_dir") from error
@@ -176,8 +201,11 @@ def hold(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another process does so now.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)  # NFS locks what is open for writing only
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT)  # NFS locks what is open for writing only
+    except OSError as error:
+        raise InputError(f"--grid_dir {directory} cannot be written ({error.strerror}); choose another") from error
     try:
         file_lock.lock(descriptor)
     except BlockingIOError as error:
@@ -194,4 +222,4 @@ def hold(directory: Path) -> Iterator[None]:
 def find_default_dir(stage: str) -> Path:
     """Return where a grid of a stage lies by habit: RUN_DIR/<stage>_grid, with RUN_DIR of slurm/env.sh."""
     command = read_command(stage, ["--outcome=none"] if stage == "02_finetune" else [])
-    return ROOT / command.environment["PIN_RUN_DIR"] / f"{stage}_grid"
+    return ROOT / command.site["RUN_DIR"] / f"{stage}_grid"

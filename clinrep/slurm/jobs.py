@@ -18,12 +18,11 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from clinrep.config import InputError, lookup
+from clinrep.config import InputError
 from clinrep.slurm.grid import Grid, Submission
-from clinrep.slurm.sbatch_file import ROOT, find_file, parse_minutes, read_options
+from clinrep.slurm.sbatch_file import ROOT, UNLIMITED_MINUTES, find_file, parse_minutes, read_options
 
 SECONDS_BETWEEN_LOOKS = 0.5
-MINUTES_WITHOUT_LIMIT = 365 * 24 * 60  # submitit wants a limit also where nobody waits for the machine
 
 
 @dataclass
@@ -116,8 +115,18 @@ def _read_stamp(directory: Path) -> tuple[int, int] | None:
 
 
 def resolve_options(grid: Grid) -> dict[str, str]:
-    """Return what a job asks for: the #SBATCH lines of the stage, some changed, less what submitit writes."""
-    options = read_options(grid.stage) | grid.sbatch
+    """Return what a job asks for: the #SBATCH lines of the stage, some changed, less what submitit writes.
+
+    submitit writes a --signal for every stage: its own would kill those that know none before their time limit.
+    USR1@0 is none before a limit (and at a preemption as deadly as TERM).
+
+    Raises:
+        InputError: there is no time limit, or none that Slurm knows.
+    """
+    options = {"signal": "USR1@0"} | read_options(grid.stage) | grid.sbatch
+    if "time" not in options:
+        raise InputError(f"slurm/{grid.stage}.sbatch has no line #SBATCH --time=...; add one")
+    parse_minutes(options["time"])
     for name in ("array", "output", "open-mode"):
         options.pop(name, None)
     return options
@@ -138,15 +147,12 @@ def submit_to_slurm(grid: Grid, names: Sequence[str], max_parallel: int | None) 
     if shutil.which("sbatch") is None:
         raise InputError("sbatch is not found here; call this where jobs are submitted, or give --cluster local")
     executor = _make_executor(grid, "slurm")
-    # submitit always writes --signal and --wckey: its own signal would kill a stage that knows none before its time
-    # limit; USR1@0 is none before a limit (and at a preemption as deadly as TERM).
-    told = {"signal": "USR1@0", "wckey": ""} | options
+    told = {name.replace("-", "_"): value or True for name, value in options.items()}
     executor.update_parameters(
-        timeout_min=parse_minutes(lookup(options, "time", "option of sbatch")),
+        timeout_min=parse_minutes(options["time"]),
         slurm_use_srun=False,  # the sbatch file calls srun itself
         slurm_array_parallelism=max_parallel or len(names),
-        slurm_additional_parameters={name.replace("-", "_"): value or True for name, value in told.items()}
-        | {"wckey": told["wckey"]},
+        slurm_additional_parameters={"wckey": "", **told},  # submitit's own wckey is refused where they are checked
     )
     try:
         with redirect_stderr(StringIO()), executor.batch():  # submitit prints what the error below says
@@ -170,7 +176,7 @@ def run_here(
         on_change: called with the combination and its job when it starts (False) and when it has ended (True).
     """
     executor = _make_executor(grid, "local")
-    executor.update_parameters(timeout_min=MINUTES_WITHOUT_LIMIT)
+    executor.update_parameters(timeout_min=UNLIMITED_MINUTES)
     num_threads = max(1, (os.cpu_count() or 1) // max_parallel) if max_parallel else None
     waiting, running = list(names), dict[str, tuple[Any, Submission]]()
     is_interrupted = False

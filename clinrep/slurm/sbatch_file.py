@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from clinrep.config import InputError, lookup, require
+from clinrep.config import InputError, lookup
 
 ROOT = Path(__file__).parents[2]
+UNLIMITED_MINUTES = 365 * 24 * 60  # submitit wants a number
 
 _OPTION = re.compile(r"#SBATCH --([a-z-]+)(?:=(\S+))?\s*(?:#.*)?$")
 # sbatch's variables that are not named as their options (man sbatch, INPUT ENVIRONMENT VARIABLES)
@@ -29,6 +30,12 @@ class Command:
     """The script's name and its flags."""
     environment: Mapping[str, str]
     """What jobs are to see: the SBATCH_* variables of slurm/env.sh, and PIN_*, its paths as they are now."""
+
+    @property
+    def site(self) -> dict[str, str]:
+        """The paths of slurm/env.sh, by name."""
+        names = ("CLIF_DIR", "RUN_DIR", "SITE", "CONFIG_DIR")
+        return {name: self.environment[f"PIN_{name}"] for name in names}
 
     @property
     def stage(self) -> str:
@@ -55,9 +62,11 @@ def read_options(stage: str) -> dict[str, str]:
 
 def parse_minutes(text: str) -> int:
     """Return a Slurm time limit (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; man sbatch) in minutes, rounded up."""
+    if text.upper() in ("UNLIMITED", "INFINITE"):
+        return UNLIMITED_MINUTES
     match = _TIME.fullmatch(text)
-    require(match is not None, "--time", text, "be a time limit of Slurm", "write 12:00:00 or 2-00:00:00")
-    assert match is not None
+    if match is None:
+        raise InputError(f"--time is {text!r} but must be a time limit of Slurm; write 12:00:00 or 2-00:00:00")
     numbers = [int(number) for number in match["numbers"].split(":")]
     if match["days"] is not None:
         hours, minutes, seconds = [*numbers, 0, 0][:3]
@@ -81,7 +90,8 @@ def read_command(stage: str, flags: Sequence[str]) -> Command:
             ["bash", str(find_file(stage)), *flags], cwd=ROOT, env=environment, capture_output=True, check=False
         )
         if done.returncode:
-            raise InputError(f"slurm/{stage}.sbatch cannot be read here: {done.stderr.decode().strip()}")
+            said = " ".join(done.stderr.decode().split()) or "it said nothing; is a command in slurm/env.sh failing?"
+            raise InputError(f"slurm/{stage}.sbatch, or slurm/env.sh, ended with code {done.returncode} here: {said}")
         (command,) = parse_commands(printed.read())
     return command
 

@@ -61,7 +61,7 @@ def _find_state(job: Submission, queue: Mapping[str, str]) -> State:
         return State(WAITING if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD") else RUNNING, word.lower())
     if job.cluster == "local" and job.host != socket.gethostname():
         return State(RUNNING, f"or ended: it was started on {job.host}, ask there")
-    if job.cluster == "local" and _is_alive(int(job.job_id)):
+    if job.cluster == "local" and _is_alive(job.job_id):
         return State(RUNNING)
     return _explain(Path(job.log))
 
@@ -83,7 +83,7 @@ def _read_queue() -> dict[str, str]:
     return queue
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: str) -> bool:
     """Return whether the submitit process of a local job still runs."""
     try:
         return b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -96,9 +96,10 @@ def _explain(log: Path) -> State:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - BYTES_OF_LOG))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return State(FAILED, f"no log at {log}")
+    lines = [line for line in lines if line and not line.startswith("submitit ")]
     starts = [place for place, line in enumerate(lines) if re.match(r"slurm: job \S+ on ", line)]
     lines = lines[starts[-1] :] if starts else lines
     stops = [line for line in lines if "after saving step" in line]

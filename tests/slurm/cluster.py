@@ -70,13 +70,22 @@ def copy_checkout(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     write_settings(folder / "site_configs")
+    reset_site(folder, f"source {sys.prefix}/bin/activate")
     edit_site(folder, RUN_DIR="runs/site", SITE="site", CONFIG_DIR="site_configs")
     edit_site(folder, PROCESSES_PER_NODE="1", THREADS_PER_PROCESS="1")  # two cores, not two nodes of 8 GPUs
-    path = folder / "slurm/env.sh"
-    text = path.read_text()
-    assert "\nsource .venv/bin/activate" in text
-    path.write_text(text.replace("\nsource .venv/bin/activate", f"\nsource {sys.prefix}/bin/activate"))
     return folder
+
+
+def reset_site(folder: Path, python: str) -> None:
+    """Give a copy's env.sh the values it is shipped with, whatever this machine's says, and `python` as section 2."""
+    path = folder / "slurm/env.sh"
+    text = re.sub(r"^export SBATCH_.*\n", "", path.read_text(), flags=re.MULTILINE)
+    text, count = re.subn(r"^# 2\. (?:.*\n)+?(?=\n)", f"# 2.\nIN_IMAGE=()\n{python}\n", text, flags=re.MULTILINE)
+    assert count == 1
+    path.write_text(text)
+    edit_site(folder, CLIF_DIR="sample_data/clif_demo", RUN_DIR="runs/main", SITE="main", CONFIG_DIR="configs/ehr")
+    edit_site(folder, OUTCOMES="(in_hospital_death long_length_of_stay icu_admission imv_event)", STAGE_SBATCH="()")
+    edit_site(folder, PROCESSES_PER_NODE="", THREADS_PER_PROCESS="", MAX_REQUEUES="10")
 
 
 def edit_site(folder: Path, **values: str) -> None:

@@ -180,11 +180,18 @@ def test_a_failed_stage_stops_the_chain(cluster, checkout, tmp_path):
         (["--flag", "02_finetune", "--training.batch_size=0"], "batch_size is 0 but must be 1 or more"),
         (["--flag", "00_tokenize", "--clif_dir=nowhere"], "nowhere does not exist"),
         (["--flag", "02_finetune", "--outcome=icu_admission"], "is one run, but this is an array of 4"),
-        (["--flag", "02_finetune", "--output_dir=runs/x", "--to", "02_finetune"], "would write"),
+        (
+            ["--flag", "02_finetune", "--output_dir=runs/x", "--to", "02_finetune"],
+            "two runs would be the same",
+        ),
         (["--flag", "00_tokenize", "--outcomes=[imv_event]"], "unknown outcome 'in_hospital_death'"),
+        (["--flag", "00_tokenize", "--seed=9", "--to", "00_tokenize"], "holds another run: seed was 42, now 9"),
+        (["--flag", "00_tokenize", "--output_dir=README.md", "--to", "00_tokenize"], "cannot be written"),
+        (["--flag", "01_pretrain", "--help"], "--help runs nothing"),
+        (["--from", "00_tokenize 01_pretrain"], "unknown stage '00_tokenize 01_pretrain'"),
     ],
 )
-def test_what_is_wrong_is_refused_before_anything_is_submitted(cluster, checkout, words, said):
+def test_what_is_wrong_is_refused_before_anything_is_submitted(cluster, checkout, tokenized, words, said):
     before = cluster.call("squeue", "--noheader", cwd=checkout)
     printed = cluster.call("slurm/pipeline.sh", *words, cwd=checkout, code=2)
     assert said in printed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import ROOT, edit_site
+from tests.slurm.cluster import ROOT, edit_site, reset_site
 
 # Each stand-in appends a line to the file `calls`; srun then does as $STOP and $CODE say.
 SRUN = """#!/bin/bash
@@ -53,8 +53,7 @@ def site(tmp_path: Path) -> Path:
     for name, text in scripts.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    path = tmp_path / "slurm/env.sh"
-    path.write_text(path.read_text().replace("source .venv/bin/activate", f"PATH={tmp_path}/bin:$PATH"))
+    reset_site(tmp_path, f"PATH={tmp_path}/bin:$PATH")
     return tmp_path
 
 
@@ -242,3 +241,22 @@ def test_every_file_is_resources_the_site_and_one_launch_line(stage):
     assert "#SBATCH --requeue" in header
     assert "#SBATCH --open-mode=append" in header  # a requeued job writes on in the same log
     assert ("#SBATCH --signal=USR1@300" in header) == (stage in ("01_pretrain", "02_finetune"))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"RUN_DIR": ""}, "RUN_DIR is empty"),  # would write to /
+        ({"CLIF_DIR": ""}, "CLIF_DIR is empty"),
+        ({"OUTCOMES": "()"}, "OUTCOMES is empty"),
+        ({"MAX_REQUEUES": ""}, "MAX_REQUEUES is empty"),
+        ({"MAX_REQUEUES": "often"}, "MAX_REQUEUES is 'often'"),
+        ({"PROCESSES_PER_NODE": "many"}, "PROCESSES_PER_NODE is 'many'"),
+    ],
+)
+def test_wrong_values_in_env_sh_are_refused_when_it_is_read(site, values, said):
+    edit_site(site, **values)
+    code, printed, calls = run(site, "00_tokenize", **JOB)
+    assert (code, calls) == (2, [])
+    assert said in printed
+    assert printed.count("error:") == 1
