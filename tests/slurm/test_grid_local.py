@@ -89,6 +89,17 @@ def test_dry_run_prints_every_command_and_writes_nothing(site):
     assert not list((site / "runs/site").glob("*_grid"))
 
 
+def test_the_pipeline_is_checked_without_a_slurm_too(site):
+    edit_site(site, OUTCOMES="(icu_admission icu_admision)", RUN_DIR="runs/fresh")
+    try:
+        done = subprocess.run(["slurm/pipeline.sh", "--dry_run"], cwd=site, capture_output=True, text=True, check=False)
+    finally:
+        edit_site(site, OUTCOMES="(in_hospital_death long_length_of_stay icu_admission imv_event)", RUN_DIR="runs/site")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "unknown outcome 'icu_admision'" in done.stderr  # stages 00 and 01 would have run before it was noticed
+
+
 def test_where_nothing_could_be_submitted_no_grid_is_left(site):
     said = call(site, "submit", "01_pretrain", "--grid", "seed=1", code=2)
     assert "sbatch is not found here" in said or "sbatch refused" in said  # no Slurm, or none that answers
