@@ -37,7 +37,7 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 test: setup  ## Run every test but the drills and those on a Slurm
 	$(VENV) -m pytest -m "not drill and not slurm"
 
-test-slurm: setup  ## Bring up a private Slurm (root, Debian packages) and run the sbatch files on it; several minutes
+test-slurm: setup  ## Grids here, and the sbatch files on a private Slurm (root, Debian packages); several minutes
 	$(VENV) -m pytest -m slurm -rA tests/slurm
 
 drill: setup  ## Kill training runs at random moments and compare what comes out; several minutes
