@@ -134,29 +134,40 @@ def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
 
 def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> bool:
     """Return whether this very run is finished; refuse a directory that holds anything else."""
+    if not holds_run(stage, config, directory, inputs):
+        return False
+    _warn_of_other_code(directory)
+    _reopen_search(config, directory)
+    return (directory / "DONE").is_file() and _holds_outputs(stage, directory)
+
+
+def holds_run(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str] | None = None) -> bool:
+    """Return whether a directory holds this very run, ended or not; False where it is new.
+
+    Args:
+        stage: stem of the script.
+        config: settings the run would have.
+        directory: where it would be.
+        inputs: digest of every input; None: inputs are not compared.
+
+    Raises:
+        InputError: it holds another run, or other files.
+    """
     if directory.is_file():
         raise InputError(f"--output_dir {directory} is a file; give a directory")
     if not directory.is_dir() or all(path.name in config.shared_folders for path in directory.iterdir()):
         return False
     if not (directory / "config.yaml").is_file():
         raise InputError(f"--output_dir {directory} holds files but no run of {stage}.py; choose another directory")
+    if inputs is None:
+        inputs = _read_provenance(directory).get("inputs", {})
     differences = _compare_with_saved(stage, config, directory, inputs)
     if differences:
         raise InputError(
             f"--output_dir {directory} holds another run: {'; '.join(differences)}. "
             f"Choose another --output_dir, or remove that directory to start over"
         )
-    _warn_of_other_code(directory)
-    _reopen_search(config, directory)
-    return (directory / "DONE").is_file() and _holds_outputs(stage, directory)
-
-
-def find_differences(stage: str, config: StageConfig, directory: Path) -> list[str]:
-    """Return how the run in `directory`, if there is one, differs in its settings from `config`, in words."""
-    if not (directory / "config.yaml").is_file():
-        return []
-    inputs = _read_provenance(directory).get("inputs", {})  # paths are compared by content when the stage starts
-    return _compare_with_saved(stage, config, directory, inputs)
+    return True
 
 
 def _holds_outputs(stage: str, directory: Path) -> bool:

@@ -34,6 +34,7 @@ from clinrep.slurm.grid import (
     find_default_dir,
     hold,
     make_grid,
+    name_default_dir,
     parse_axes,
     read_grid,
 )
@@ -182,7 +183,8 @@ def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespa
         print(f"{count} {word}, left alone")
     if not names:
         return 0
-    command = grid.read_commands()[names[0]]
+    one = replace(grid, combinations={names[0]: grid.combinations[names[0]]})
+    command = one.read_commands()[names[0]]
     grid = replace(grid, site=command.site)
     grid.save()  # before anything is submitted, so that a second try finds a grid
     with sbatch_file.job_environment(command, grid.sbatch):
@@ -199,7 +201,7 @@ def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespa
 
 def _name(grid: Grid) -> str:
     """Return the words by which status finds a grid."""
-    is_usual = grid.directory == find_default_dir(grid.stage).absolute()
+    is_usual = grid.directory == name_default_dir(grid.stage, grid.site)
     return grid.stage if is_usual else f"--grid_dir {shlex.quote(str(grid.directory))}"
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from clinrep.config import FREE_SETTINGS, InputError, config_to_dict
 from clinrep.modality import load_stage
-from clinrep.run_directory import find_differences, list_inputs
+from clinrep.run_directory import holds_run, list_inputs
 from clinrep.slurm.sbatch_file import ROOT, Command
 
 
@@ -59,12 +59,10 @@ def _check_output(stage: str, config: Any, output: Path) -> None:
     existing = next(path for path in (output, *output.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{stage}.py: --output_dir {output} cannot be written: {existing} is no folder of yours")
-    differences = find_differences(stage, config, output)
-    if differences:
-        raise InputError(
-            f"{stage}.py: --output_dir {output} holds another run: {'; '.join(differences)}. "
-            "Choose another, or remove that directory to start over"
-        )
+    try:
+        holds_run(stage, config, output)  # inputs are compared by content when the stage starts
+    except InputError as error:
+        raise InputError(f"{stage}.py: {error}") from error
 
 
 def _check_outcome(stage: str, config: Any, outputs: Mapping[Path, Any]) -> None:

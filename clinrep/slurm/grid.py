@@ -222,4 +222,9 @@ def hold(directory: Path) -> Iterator[None]:
 def find_default_dir(stage: str) -> Path:
     """Return where a grid of a stage lies by habit: RUN_DIR/<stage>_grid, with RUN_DIR of slurm/env.sh."""
     command = read_command(stage, ["--outcome=none"] if stage == "02_finetune" else [])
-    return ROOT / command.site["RUN_DIR"] / f"{stage}_grid"
+    return name_default_dir(stage, command.site)
+
+
+def name_default_dir(stage: str, site: Mapping[str, str]) -> Path:
+    """Return `find_default_dir` of a site whose paths are known."""
+    return ROOT / site["RUN_DIR"] / f"{stage}_grid"

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -17,6 +17,7 @@ from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from clinrep.config import InputError
 from clinrep.slurm.grid import Grid, Submission
@@ -73,7 +74,7 @@ class StageJob:
             if self.is_local:
                 os.kill(self._pid, signal.SIGTERM)
             else:
-                subprocess.run(["scancel", "--signal=TERM", _name_job(os.environ)], check=True)
+                subprocess.run(["scancel", "--signal=TERM", SlurmJobEnvironment().job_id], check=True)
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             is_saved = _read_stamp(self.output_dir) not in (before, None) or (self.output_dir / "DONE").is_file()
             if not is_saved:
@@ -88,7 +89,7 @@ class StageJob:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_ARRAY_")}
         environment["SLURM_SUBMIT_DIR"] = str(ROOT)
         if not self.is_local:
-            return environment | {"REQUEUE_ID": _name_job(os.environ)}
+            return environment | {"REQUEUE_ID": SlurmJobEnvironment().job_id}
         for key in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
             environment.pop(key, None)
         if self.visible_gpus is not None:
@@ -96,13 +97,6 @@ class StageJob:
         if self.num_threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.num_threads)
         return environment
-
-
-def _name_job(environment: Mapping[str, str]) -> str:
-    """Return what scontrol calls the Slurm job that this process is in."""
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment["SLURM_JOB_ID"]
 
 
 def _read_stamp(directory: Path) -> tuple[int, int] | None:
