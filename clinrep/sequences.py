@@ -24,9 +24,11 @@ class Sequences:
     """N sequences of token ids as one flat array, with who they belong to."""
 
     subjects: pl.DataFrame
-    """N rows: subject_id, split and, where an outcome was asked for, label bool (never null)."""
+    """N rows: subject_id, patient_id, split and, where an outcome was asked for, label bool (never null)."""
     tokens: np.ndarray
     """u32 (T,)"""
+    times: np.ndarray
+    """datetime64[us] (T,): when each token was, UTC."""
     offsets: np.ndarray
     """i64 (N + 1,): sequence i is tokens[offsets[i]:offsets[i + 1]]."""
     pad_token_id: int
@@ -55,6 +57,10 @@ class Sequences:
         """Return the token ids of one sequence, u32 (length,)."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    def get_times(self, index: int) -> np.ndarray:
+        """Return the times of one sequence's tokens, datetime64[us] (length,)."""
+        return self.times[self.offsets[index] : self.offsets[index + 1]]
+
     def select(self, split: str) -> Sequences:
         """Return the sequences of one split, in the same order."""
         return self.take(self.find_rows(split))
@@ -67,9 +73,10 @@ class Sequences:
         """Return the sequences at `rows`, in that order."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        pieces = [self.get(row) for row in rows]
-        tokens = np.concatenate(pieces) if pieces else self.tokens[:0]
-        return replace(self, subjects=self.subjects[rows], tokens=tokens, offsets=offsets)
+        chosen = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        return replace(
+            self, subjects=self.subjects[rows], tokens=self.tokens[chosen], times=self.times[chosen], offsets=offsets
+        )
 
 
 class Item(TypedDict):

@@ -153,7 +153,9 @@ def test_classes_nothing_can_be_learned_from_are_refused(labelled, train, val, m
         {"subject_id": [str(i) for i in range(len(labels))], "split": ["train"] * len(train) + ["val"] * len(val)}
     ).with_columns(label=pl.Series(labels, dtype=pl.Boolean))
     offsets = np.arange(len(labels) + 1)
-    data = Sequences(subjects, labelled.tokens[: len(labels)], offsets, 0, labelled.vocabulary_path)
+    data = Sequences(
+        subjects, labelled.tokens[: len(labels)], labelled.times[: len(labels)], offsets, 0, labelled.vocabulary_path
+    )
     with pytest.raises(InputError, match=message):
         classification.check_classes(data, "imv_event", metric)
 
@@ -161,7 +163,7 @@ def test_classes_nothing_can_be_learned_from_are_refused(labelled, train, val, m
 def test_one_class_in_validation_is_fine_for_the_loss(labelled):
     subjects = pl.DataFrame({"subject_id": ["a", "b", "c"], "split": ["train", "train", "val"]})
     subjects = subjects.with_columns(label=pl.Series([True, False, False]))
-    data = Sequences(subjects, labelled.tokens[:3], np.arange(4), 0, labelled.vocabulary_path)
+    data = Sequences(subjects, labelled.tokens[:3], labelled.times[:3], np.arange(4), 0, labelled.vocabulary_path)
     classification.check_classes(data, "imv_event", "loss")
 
 

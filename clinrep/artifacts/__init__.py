@@ -12,7 +12,7 @@ from clinrep.artifacts.files import (
     write_text,
 )
 from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
-from clinrep.artifacts.tables import find_parts, read_table, read_table_file, write_table
+from clinrep.artifacts.tables import find_parts, iterate_table, read_table, read_table_file, write_table
 
 __all__ = [
     "SPLITS",
@@ -26,6 +26,7 @@ __all__ = [
     "find_parts",
     "fingerprint",
     "fingerprint_file",
+    "iterate_table",
     "list_tokenizer_files",
     "open_to_others",
     "read_done",

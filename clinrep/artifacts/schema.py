@@ -25,6 +25,8 @@ TYPES: dict[str, pl.DataType] = {
     "list[f64]": pl.List(pl.Float64),
     "list[datetime]": pl.List(pl.Datetime("us")),
 }
+# arrays of any width
+ARRAY_TYPES: dict[str, pl.DataType] = {"array[f32]": pl.Float32(), "array[f16]": pl.Float16()}
 
 
 class ArtifactError(InputError):
@@ -33,7 +35,7 @@ class ArtifactError(InputError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type as in `TYPES` (or array[f32], any width), meaning, and whether null may occur."""
+    """One column: its type as in `TYPES` or `ARRAY_TYPES`, meaning, and whether null may occur."""
 
     type: str
     description: str
@@ -167,6 +169,19 @@ TABLES: dict[str, Table] = {
             "probability": Column("f32", "predicted probability that label is true"),
         },
     ),
+    "risk_over_time": Table(
+        "02_finetune",
+        "risk_over_time.parquet",
+        "Asked for: the probability after every token of the cut sequence; stage 04 writes the probes' likewise.",
+        {
+            "subject_id": _SUBJECT,
+            "split": _SPLIT,
+            "model": Column("str", "classifier, classifier_urt (trained on truncated sequences), or the probe"),
+            "outcome": _OUTCOME,
+            "times": Column("list[datetime]", "time of each token, UTC"),
+            "probability": Column("list[f32]", "of the outcome, given the tokens up to and with this one"),
+        },
+    ),
     "representations": Table(
         "03_extract_reps",
         "representations/{split}/part-{part:05d}.parquet",
@@ -175,8 +190,62 @@ TABLES: dict[str, Table] = {
             "subject_id": _SUBJECT,
             "split": _SPLIT,
             "layer": Column("i16", "0 = embeddings, n = after layer n (the last includes the final norm)"),
-            "pooling": Column("str", "last_token or mean"),
+            "pooling": Column("str", "last_token, mean, random_token, or position_N"),
             "representation": Column("array[f32]", "the pooled hidden state, width = the model's"),
+        },
+    ),
+    "trajectories": Table(
+        "03_extract_reps",
+        "trajectories.parquet",
+        "Asked for: how far the hidden state moves from token to token of the cut sequence of T tokens.",
+        {
+            "subject_id": _SUBJECT,
+            "split": _SPLIT,
+            "times": Column("list[datetime]", "time of each token, UTC; T"),
+            "jumps": Column("list[f32]", "Euclidean norm of the difference to the state before; T - 1"),
+            "path_length": Column("f64", "sum of the jumps; 0 for one token"),
+            "max_jump": Column("f32", "largest jump; null for one token", True),
+            "mean_jump": Column("f32", "mean jump; null for one token", True),
+        },
+    ),
+    "hidden_states": Table(
+        "03_extract_reps",
+        "hidden_states/{split}/part-{part:05d}.parquet",
+        "Asked for: the hidden state of every token of the cut sequence, one row per stay, layer and token.",
+        {
+            "subject_id": _SUBJECT,
+            "split": _SPLIT,
+            "layer": Column("i16", "as in representations"),
+            "position": Column("u32", "number of the token in the cut sequence, from 0"),
+            "time": Column("datetime", "of the token, UTC"),
+            "hidden_state": Column("array[f16]", "width = the model's"),
+        },
+    ),
+    "information": Table(
+        "03_extract_reps",
+        "information/{split}/part-{part:05d}.parquet",
+        "Asked for: how surprising each token of the cut sequence of T tokens is to the backbone.",
+        {
+            "subject_id": _SUBJECT,
+            "split": _SPLIT,
+            "token_ids": Column("list[u32]", "the sequence; T"),
+            "times": Column("list[datetime]", "time of each token, UTC; T"),
+            "bits": Column("list[f32]", "-log2 of the probability of tokens 2 to T, each given those before; T - 1"),
+            "total_bits": Column("f64", "their sum"),
+        },
+    ),
+    "zero_shot": Table(
+        "03_extract_reps",
+        "zero_shot/{split}/part-{part:05d}.parquet",
+        "Asked for: how often continuations sampled from the backbone hold the outcome, labelled stays only.",
+        {
+            "subject_id": _SUBJECT,
+            "split": _SPLIT,
+            "outcome": _OUTCOME,
+            "label": Column("bool", "the outcome"),
+            "probability": Column("f32", "share of the continuations with the event; an unfinished one has none"),
+            "standard_error": Column("f32", "Monte-Carlo standard error of the probability"),
+            "unfinished": Column("f32", "share of continuations cut off before event, discharge or horizon"),
         },
     ),
     "token_embeddings": Table(

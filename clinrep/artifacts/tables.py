@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from clinrep.artifacts.files import atomic_path, read_done
-from clinrep.artifacts.schema import TABLES, TYPES, ArtifactError
+from clinrep.artifacts.schema import ARRAY_TYPES, TABLES, TYPES, ArtifactError
 from clinrep.config import lookup
 
 
@@ -32,13 +33,19 @@ def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
     Raises:
         ArtifactError: no DONE, no file, or a column that is not what the schema says.
     """
+    return pl.concat(iterate_table(name, directory, split))
+
+
+def iterate_table(name: str, directory: Path, split: str = "") -> Iterator[pl.DataFrame]:
+    """Yield the parts of table `name` one by one, in order, for tables larger than memory; raises as `read_table`."""
     table = lookup(TABLES, name, "table")
     read_done(directory, table.stage)
     paths = find_parts(name, directory, split)
     if not paths:
         pattern = directory / _get_pattern(name, split)
         raise ArtifactError(f"{pattern} does not exist; {table.stage}.py writes it: run it again")
-    return pl.concat([_read_part(name, path) for path in paths])
+    for path in paths:
+        yield _read_part(name, path)
 
 
 def find_parts(name: str, directory: Path, split: str = "") -> list[Path]:
@@ -83,6 +90,6 @@ def _find_problem(name: str, frame: pl.DataFrame, path: Path) -> str:
 
 
 def _is_type(found: pl.DataType | None, expected: str) -> bool:
-    if expected == "array[f32]":
-        return isinstance(found, pl.Array) and found.inner == pl.Float32()
+    if expected in ARRAY_TYPES:
+        return isinstance(found, pl.Array) and found.inner == ARRAY_TYPES[expected]
     return found == TYPES[expected]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from clinrep.artifacts import SPLITS, read_table
+from clinrep.artifacts import SPLITS, iterate_table, read_table
 from clinrep.config import InputError, lookup
 from clinrep.ehr.tokenizer import find_pad_id, load_settings, read_vocabulary
 from clinrep.sequences import Sequences
@@ -35,29 +37,65 @@ def load_sequences(
     if max_length <= num_static:
         raise InputError(f"max_length is {max_length} but the static tokens alone are {num_static}; raise it")
     stays = _read_stays(directory, outcome)
-    timelines = read_table("timelines", directory).join(stays, on="subject_id", how="inner").sort("subject_id")
-    if timelines.height != stays.height:
-        raise InputError(f"{directory}: {stays.height - timelines.height} stays with outcomes have no timeline")
     vocabulary = read_vocabulary(directory)
-    tokens = timelines["token_ids"].explode().to_numpy()
-    is_bin = (vocabulary["kind"] == "bin").to_numpy()[tokens]
-    keep, lengths = _cut(
-        timelines, num_static, bool(settings["window"]["is_end_closed"]), max_length, is_bin, truncation
+    cut = partial(
+        _cut,
+        num_static=num_static,
+        is_end_closed=bool(settings["window"]["is_end_closed"]),
+        max_length=max_length,
+        is_bin_token=(vocabulary["kind"] == "bin").to_numpy(),
+        truncation=truncation,
     )
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    columns = ["subject_id", "split"] + (["label"] if outcome is not None else [])
-    pad_token_id = find_pad_id(vocabulary, directory)
+    subjects, tokens, times, lengths = _read_cut(directory, stays, cut)
+    columns = ["subject_id", "patient_id", "split"] + (["label"] if outcome is not None else [])
     sequences = Sequences(
-        timelines.select(columns), tokens[keep], offsets, pad_token_id, directory / "vocabulary.parquet"
+        subjects.select(columns),
+        tokens,
+        times,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        find_pad_id(vocabulary, directory),
+        directory / "vocabulary.parquet",
     )
+    sequences = _leave_out_empty(sequences.take(subjects["subject_id"].arg_sort().to_numpy()))
     _log_sequences(sequences)
     return sequences
+
+
+def _read_cut(
+    directory: Path, stays: pl.DataFrame, cut: Callable[..., tuple[np.ndarray, np.ndarray]]
+) -> tuple[pl.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the stays as they come in the timelines, the tokens and times that `cut` keeps, and how many of each.
+
+    Whole timelines are held one part at a time: they are ten times what is left of them.
+    """
+    pieces = []
+    for part in iterate_table("timelines", directory):
+        timelines = part.join(stays, on="subject_id", how="inner")
+        tokens = timelines["token_ids"].explode(empty_as_null=False).to_numpy()
+        times = timelines["times"].explode(empty_as_null=False).to_numpy()
+        keep, lengths = cut(timelines["token_ids"].list.len(), timelines["index_time"], tokens, times)
+        pieces.append((timelines.drop("token_ids", "times"), tokens[keep], times[keep], lengths))
+    frames, *arrays = zip(*pieces, strict=True)
+    subjects = pl.concat(frames)
+    if subjects.height != stays.height:
+        raise InputError(f"{directory}: {stays.height - subjects.height} stays with outcomes have no timeline")
+    tokens, times, lengths = (np.concatenate(array) for array in arrays)
+    return subjects, tokens, times, lengths
+
+
+def _leave_out_empty(sequences: Sequences) -> Sequences:
+    """Return the sequences that hold a token; stage 00 writes no others, timelines made elsewhere may."""
+    is_empty = sequences.lengths == 0
+    if not is_empty.any():
+        return sequences
+    logger.warning("%d of %d stays have no token before index_time: left out", is_empty.sum(), len(sequences))
+    return sequences.take(np.flatnonzero(~is_empty))
 
 
 def _read_stays(directory: Path, outcome: str | None) -> pl.DataFrame:
     """Return subject_id, split, index_time (and label, not null) of the stays to use."""
     outcomes = read_table("outcomes", directory)
-    splits = read_table("splits", directory).select("subject_id", "split")
+    splits = read_table("splits", directory)
     if outcomes.is_empty():
         raise InputError(f"{directory}: outcomes.parquet is empty, so index times are unknown; name outcomes in 00")
     if outcome is None:
@@ -75,24 +113,27 @@ def _read_stays(directory: Path, outcome: str | None) -> pl.DataFrame:
 
 
 def _cut(
-    timelines: pl.DataFrame,
+    num_tokens: pl.Series,
+    index_times: pl.Series,
+    tokens: np.ndarray,
+    times: np.ndarray,
+    *,
     num_static: int,
     is_end_closed: bool,
     max_length: int,
-    is_bin: np.ndarray,
+    is_bin_token: np.ndarray,
     truncation: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which tokens are kept, bool (T,), and how many of each timeline, i64 (N,).
 
-    `is_bin`, bool (T,), says which tokens are the bin of the token before them: none may open what is
+    `is_bin_token`, bool (V,), says which tokens are the bin of the token before them: none may open what is
     left after truncation, where nobody could tell what it is the value of.
     """
-    lengths = timelines["token_ids"].list.len().to_numpy().astype(np.int64)
+    lengths = num_tokens.to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     row = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(row)) - starts[row]
-    times = timelines["times"].explode().to_numpy()
-    index_time = timelines["index_time"].to_numpy()[row]
+    index_time = index_times.to_numpy()[row]
     is_static = position < num_static
     is_seen = times <= index_time if is_end_closed else times < index_time
     keep = is_static | is_seen
@@ -107,7 +148,7 @@ def _cut(
     room = max_length - num_static
     keep &= is_static | (num_after < room)
     is_first_left = (num_after == room - 1) & (seen_lengths[row] > max_length)
-    keep &= ~(is_first_left & is_bin)
+    keep &= ~(is_first_left & is_bin_token[tokens])
     return keep, np.bincount(row, weights=keep, minlength=len(lengths)).astype(np.int64)
 
 

@@ -140,10 +140,43 @@ def test_a_stay_with_an_outcome_and_no_timeline_is_refused(tmp_path):
         load_sequences(str(directory), 64)
 
 
+def test_every_token_keeps_its_time(fake):
+    sequences = load_sequences(str(fake), 64)
+    rows = pl.concat([pl.read_parquet(path) for path in fake.glob("timelines/*/*.parquet")])
+    times = dict(rows.select("subject_id", "times").iter_rows())
+    outcomes = pl.read_parquet(fake / "outcomes.parquet")
+    index_times = dict(zip(outcomes["subject_id"], outcomes["index_time"], strict=True))
+    for row, subject_id in enumerate(sequences.subjects["subject_id"]):
+        whole = times[subject_id]
+        seen = whole[:NUM_STATIC] + [time for time in whole[NUM_STATIC:] if time < index_times[subject_id]]
+        found = sequences.get_times(row).tolist()
+        assert found[:NUM_STATIC] == whole[:NUM_STATIC]
+        assert (
+            len(found) == len(sequences.get(row)) and found[NUM_STATIC:] == seen[len(seen) - len(found) :][NUM_STATIC:]
+        )
+
+
+def test_a_stay_without_any_token_is_left_out_and_counted(tmp_path, caplog):
+    directory = write_one_stay(tmp_path, [1], False)
+    frame = artifacts.read_table("timelines", directory, "train")
+    empty = frame.with_columns(
+        subject_id=pl.lit("E"), token_ids=pl.col("token_ids").list.head(0), times=pl.col("times").list.head(0)
+    )
+    artifacts.write_table("timelines", empty, directory, "train", 1)
+    for name in ("outcomes", "splits"):
+        table = artifacts.read_table(name, directory)
+        artifacts.write_table(name, pl.concat([table, table.with_columns(subject_id=pl.lit("E"))]), directory)
+    with caplog.at_level("WARNING", logger="clinrep"):
+        sequences = load_sequences(str(directory), 64)
+    assert sequences.subjects["subject_id"].to_list() == ["H"]
+    assert "1 of 2 stays have no token before index_time: left out" in caplog.text
+
+
 def test_selecting_rows_keeps_tokens_with_their_subjects(fake):
     sequences = load_sequences(str(fake), 64)
     picked = sequences.take(pl.Series([7, 2, 19]).to_numpy())
     for row, origin in enumerate([7, 2, 19]):
         assert picked.subjects.row(row) == sequences.subjects.row(origin)
         assert picked.get(row).tolist() == sequences.get(origin).tolist()
+        assert picked.get_times(row).tolist() == sequences.get_times(origin).tolist()
     assert sum(len(sequences.select(split)) for split in artifacts.SPLITS) == len(sequences)
