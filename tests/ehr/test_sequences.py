@@ -151,9 +151,8 @@ def test_every_token_keeps_its_time(fake):
         seen = whole[:NUM_STATIC] + [time for time in whole[NUM_STATIC:] if time < index_times[subject_id]]
         found = sequences.get_times(row).tolist()
         assert found[:NUM_STATIC] == whole[:NUM_STATIC]
-        assert (
-            len(found) == len(sequences.get(row)) and found[NUM_STATIC:] == seen[len(seen) - len(found) :][NUM_STATIC:]
-        )
+        assert len(found) == len(sequences.get(row))
+        assert found[NUM_STATIC:] == seen[len(seen) - len(found) :][NUM_STATIC:]
 
 
 def test_a_stay_without_any_token_is_left_out_and_counted(tmp_path, caplog):
