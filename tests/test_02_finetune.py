@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
@@ -155,6 +156,18 @@ def test_a_stopped_run_with_its_own_rates_or_adapters_goes_on_exactly(root, more
     assert whole == parts
     one, two = (artifacts.read_table("predictions", root / f"{name}_{part}") for part in ("whole", "parts"))
     assert one.equals(two)
+
+
+def test_lower_layers_learn_more_slowly(root):
+    """Adam's first step moves a weight by its learning rate whatever the gradient."""
+    more = ["--layer_learning_rate_decay", "0.5", "--training.max_steps", "1", "--training.eval_steps", "1"]
+    load_main(STAGE)(flags(root, "rates", *more))
+    before = load_file(root / "01_pretrain" / "backbone" / "model.safetensors")
+    after = load_file(root / "rates" / "classifier" / "model.safetensors")
+    moved = {name: (after[name] - before[name]).abs().max().item() / 0.01 for name in before if name in after}
+    for part, factor in (("layers.1.mlp", 0.5), ("layers.0.mlp", 0.25), ("embed_tokens", 0.125)):
+        found = max(value for name, value in moved.items() if part in name)
+        assert found == pytest.approx(factor, rel=0.02), part
 
 
 def read_losses(directory: Path) -> list[tuple[int, float, float]]:
