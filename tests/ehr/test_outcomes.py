@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from clinrep.config import InputError
-from clinrep.ehr.configs.tokenize import OUTCOME_NAMES
+from clinrep.ehr.configs.tokenize import MANUSCRIPT_OUTCOMES
 from clinrep.ehr.outcomes import OUTCOMES
 from tests.ehr.tiny_clif import Result, at, make_config, make_window, tokenize_in_memory, tokenize_tiny, write_tiny_clif
 
-DEATH, LONG, ICU, IMV = OUTCOME_NAMES
+DEATH, LONG, ICU, IMV = MANUSCRIPT_OUTCOMES
 
 
 def label(
@@ -29,13 +29,13 @@ def go_to_icu(*times: datetime | None) -> list[dict[str, Any]]:
 
 
 def test_names_in_settings_and_table_agree():
-    assert tuple(OUTCOMES) == OUTCOME_NAMES
+    assert tuple(OUTCOMES) == MANUSCRIPT_OUTCOMES
 
 
 def test_index_time_is_admission_and_a_day(tmp_path: Path):
     result = label(tmp_path / "a", adt=go_to_icu(at(-5)))
     assert {row[0] for row in result.outcomes.values()} == {at(24)}
-    assert list(result.outcomes) == [("H1", name) for name in OUTCOME_NAMES]
+    assert list(result.outcomes) == [("H1", name) for name in MANUSCRIPT_OUTCOMES]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_stay_that_ended_by_index_time_has_no_labels(tmp_path: Path, discharge, 
     stay = {"discharge_dttm": discharge, "discharge_category": "Home"}
     result = label(tmp_path / "a", settings, stay)
     expected = (None, "stay ended before index_time") if is_over else (False, None)
-    assert [(result.label(name), result.reason(name)) for name in OUTCOME_NAMES] == [expected] * 4
+    assert [(result.label(name), result.reason(name)) for name in MANUSCRIPT_OUTCOMES] == [expected] * 4
     died = label(tmp_path / "b", settings, {**stay, "discharge_category": "Expired"})
     assert (died.label(DEATH), died.reason(DEATH)) == ((None, "event before index_time") if is_over else (True, None))
 
