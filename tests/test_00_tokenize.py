@@ -15,6 +15,8 @@ import yaml
 
 from clinrep.config import InputError
 from clinrep.ehr import events, scan, store
+from clinrep.ehr.configs.tokenize import MANUSCRIPT_OUTCOMES
+from clinrep.ehr.outcomes import OUTCOMES
 from clinrep.ehr.tokenizer import find_token_id
 from tests.ehr.brute_checks import check_against_brute_force, check_ledger, check_unknown
 from tests.ehr.brute_force import BruteForce
@@ -96,7 +98,9 @@ def demo_brute_force() -> BruteForce:
 
 def test_demo_settings_are_the_recommended_ones():
     demo, recommended = (yaml.safe_load(path.read_text()) for path in (DEMO, RECOMMENDED))
-    assert demo == {**recommended, "clif_dir": "sample_data/clif_demo", "output_dir": "runs/demo/00_tokenize"}
+    paths = {"clif_dir": "sample_data/clif_demo", "output_dir": "runs/demo/00_tokenize"}
+    assert demo == {**recommended, **paths, "outcomes": list(MANUSCRIPT_OUTCOMES)}
+    assert recommended["outcomes"] == list(OUTCOMES)  # the sample is too small for the rare ones
 
 
 @pytest.mark.slow

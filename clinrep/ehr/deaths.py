@@ -34,6 +34,12 @@ def find_deaths(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig)
         logger.warning("patient.death_dttm is missing or empty: who died after discharge is unknown")
         return make_events(stays, unknown=pl.lit(NO_DATES))
     lives = read_lives(tables, config).filter(pl.col("death").is_not_null())
+    if lives.filter(pl.col("death") > pl.col("last_record") + DAY).is_empty():
+        logger.warning(
+            "patient.death_dttm: none of %d deaths is more than a day after the last discharge; the site seems to "
+            "record deaths in hospital only, and then death_follow_up_days must be null (is %s)",
+            *(lives.height, config.death_follow_up_days),
+        )
     found = stays.select("subject_id", "patient_id").join(lives, on="patient_id")
     return make_events(found, pl.col("death"), pl.when("is_contradicted").then(pl.lit(CONTRADICTED)))
 
@@ -44,6 +50,8 @@ def find_last_signs_of_life(tables: ClifTables, stays: pl.DataFrame, config: Tok
     It is the last admission or discharge of the patient, and `death_follow_up_days` later for patients who
     have a row in `patient`, which would tell their death.
     """
+    if not _has_death_dates(tables):  # then no stay has a label
+        return make_events(stays).select("subject_id", followed_until="event_time")
     days = timedelta(days=config.death_follow_up_days or 0)
     later = pl.when("has_row").then(pl.col("last_record") + days).otherwise("last_record")
     lives = read_lives(tables, config).select("patient_id", followed_until=later)

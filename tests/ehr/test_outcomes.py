@@ -28,8 +28,10 @@ def go_to_icu(*times: datetime | None) -> list[dict[str, Any]]:
     return [{"location_category": "ICU", "in_dttm": time} for time in times]
 
 
-def test_names_in_settings_and_table_agree():
-    assert tuple(OUTCOMES) == MANUSCRIPT_OUTCOMES
+def test_those_of_the_manuscript_come_first():
+    assert tuple(OUTCOMES)[:4] == MANUSCRIPT_OUTCOMES
+    assert make_config(Path("x")).outcomes == list(MANUSCRIPT_OUTCOMES)
+    assert all(name == outcome.name for name, outcome in OUTCOMES.items())
 
 
 def test_index_time_is_admission_and_a_day(tmp_path: Path):
@@ -79,6 +81,13 @@ def test_other_categories_and_other_stays_are_no_events(tmp_path: Path):
     )
     assert [result.label(name) for name in (ICU, IMV)] == [False, False]
     assert [result.reason(name) for name in (ICU, IMV)] == [None, None]
+
+
+@pytest.mark.parametrize("rule", ["none", "lower", "snake_case"])
+@pytest.mark.parametrize("spelling", ["ICU", "icu"])
+def test_words_of_both_editions_are_known_however_tokens_are_spelled(tmp_path: Path, spelling: str, rule: str):
+    result = label(tmp_path / "a", {"normalize": rule}, adt=[{"location_category": spelling, "in_dttm": at(30)}])
+    assert result.label(ICU) is True
 
 
 @pytest.mark.parametrize("spelling", ["ICU", "icu", " Icu "])
@@ -203,7 +212,7 @@ def test_window_needs_a_length(hours: float):
 
 def test_unknown_outcome_lists_the_known(tmp_path: Path):
     config = make_config(write_tiny_clif(tmp_path / "a"), outcomes=["in_hospital_deth"])
-    with pytest.raises(InputError, match="unknown outcome 'in_hospital_deth'; known: icu_admission, imv_event, in_ho"):
+    with pytest.raises(InputError, match="unknown outcome 'in_hospital_deth'; known: death_within_30_days, dis"):
         tokenize_in_memory(config)
 
 
