@@ -37,8 +37,8 @@ def find_deaths(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig)
     if lives.filter(pl.col("death") > pl.col("last_record") + DAY).is_empty():
         logger.warning(
             "patient.death_dttm: none of %d deaths is more than a day after the last discharge; the site seems to "
-            "record deaths in hospital only, and then death_follow_up_days must be null (is %s)",
-            *(lives.height, config.death_follow_up_days),
+            "record deaths in hospital only, and then death_follow_up_days must be null (it is %s)",
+            *(lives.height, "null" if config.death_follow_up_days is None else config.death_follow_up_days),
         )
     found = stays.select("subject_id", "patient_id").join(lives, on="patient_id")
     return make_events(found, pl.col("death"), pl.when("is_contradicted").then(pl.lit(CONTRADICTED)))

@@ -143,7 +143,7 @@ def _warn_of_censoring(outcome: Outcome, rows: pl.DataFrame) -> None:
     num_censored = rows.filter(pl.col("excluded_reason") == CENSORED).height
     if outcome.follow_up is not None and num_censored > MANY_CENSORED * (num_labelled + num_censored):
         logger.warning(
-            "outcome %s: %d of %d stays have no label because their follow-up ends before the horizon, while every "
-            "known event has one: its share is too high; set %s to what holds at your site",
+            "outcome %s: %d of %d stays have no label because their follow-up ends before the horizon; known events "
+            "keep theirs and are overrepresented; the setting %s says how far your site follows patients",
             *(outcome.name, num_censored, num_labelled + num_censored, outcome.follow_up.setting),
         )

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_column, normalize_text, normalize_words
+from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_text, normalize_words
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 
 logger = logging.getLogger("clinrep")
@@ -47,9 +47,7 @@ def find_rows(table: str, columns: dict[str, Kind], *words: str) -> Finder:
     def find(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
         scan = tables.scan(table, columns)
         for column in categories:
-            # Rows are many, spellings few: find the spellings first, then only their rows.
-            with tables.explain_errors(table):
-                texts = scan.select(pl.col(column).unique()).collect(engine="streaming")[column]
+            texts = _read_texts(tables, table, column)
             spelled, found = spell_words(words, config, column), normalize_text(texts, config.normalize, column)
             warn_if_absent(spelled, found, f"{table}.{column}")
             scan = scan.filter(pl.col(column).is_in(texts.filter(found.is_in(spelled)).implode()))
@@ -91,20 +89,30 @@ def find_icu_readmissions(tables: ClifTables, stays: pl.DataFrame, config: Token
     place (the discharge rows of CLIF 2.0) and TRIPS are no other place; of the rows of one instant an ICU
     counts. A row with a place, but without a time, could make any row a readmission: an event without a time.
     """
-    rows = tables.read("adt", ADT).rename({"hospitalization_id": "subject_id"})
-    rows = rows.join(stays.select("subject_id"), on="subject_id", how="semi")
-    rows = normalize_column(rows, "location_category", config.normalize)
-    icu, trips = (spell_words(words, config, "location_category") for words in (ICU, TRIPS))
+    texts = _read_texts(tables, "adt", "location_category")
+    places = normalize_text(texts, config.normalize, "location_category")
+    icu, trips = (places.is_in(spell_words(words, config, "location_category")) for words in (ICU, TRIPS))
+    is_place = (places.str.strip_chars() != "") & ~trips
     place, time = pl.col("location_category"), pl.col("in_dttm")
-    rows = rows.filter((place.str.strip_chars() != "") & ~place.is_in(trips)).with_columns(is_icu=place.is_in(icu))
-    was_in_icu = rows.filter("is_icu").select("subject_id").unique()
-    undated = rows.filter(time.is_null()).join(was_in_icu, on="subject_id", how="semi")
+    scan = tables.scan("adt", ADT).filter(place.is_in(texts.filter(is_place).implode()))
+    scan = scan.select("in_dttm", subject_id="hospitalization_id", is_icu=place.is_in(texts.filter(icu).implode()))
+    with tables.explain_errors("adt"):
+        rows = scan.join(scan.filter("is_icu").select("subject_id"), on="subject_id", how="semi").collect()
+    rows = rows.join(stays.select("subject_id"), on="subject_id", how="semi")
+    undated = rows.filter(time.is_null())
     instants = rows.filter(time.is_not_null()).group_by("subject_id", "in_dttm").agg(pl.col("is_icu").any())
     instants = instants.sort("subject_id", "in_dttm")
     was_icu = pl.col("is_icu").shift(1).over("subject_id").fill_null(False)
     starts = instants.filter(pl.col("is_icu") & ~was_icu)
     again = starts.filter(pl.int_range(pl.len()).over("subject_id") == 1)
     return pl.concat([make_events(again, time), make_events(undated)])
+
+
+def _read_texts(tables: ClifTables, table: str, column: str) -> pl.Series:
+    """Return the distinct texts of a category: rows are many, spellings few, so these are compared, then rows found."""
+    with tables.explain_errors(table):
+        scan = tables.scan(table, {column: "category"})
+        return scan.select(pl.col(column).unique()).collect(engine="streaming")[column]
 
 
 def spell_words(words: tuple[str, ...], config: TokenizeConfig, column: str) -> list[str]:

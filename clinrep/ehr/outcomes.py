@@ -131,7 +131,7 @@ OUTCOMES = {
         ),
         Outcome(
             "discharge_against_advice",
-            "discharge_category is Against Medical Advice (AMA); as above",
+            "discharge_category is Against Medical Advice (AMA), else like hospice_discharge",
             {"hospitalization": _DISCHARGE},
             find_discharges(*AMA),
         ),

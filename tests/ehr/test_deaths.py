@@ -215,7 +215,7 @@ def test_censoring_of_many_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, logger="clinrep"):
         label(tmp_path / "a")
     assert f"{DEATH}: 1 of 1 stays have no label because their follow-up ends" in caplog.text
-    assert "set death_follow_up_days" in caplog.text
+    assert "the setting death_follow_up_days says" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="clinrep"):
         label(tmp_path / "b", death_follow_up_days=365)
