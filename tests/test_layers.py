@@ -23,11 +23,13 @@ FLOOR = {
     "distributed",
     "training_config",
     "search_config",
+    "extraction_config",
     "modality",
 }
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
+              "clinrep/extraction.py", "clinrep/hidden_states.py", "clinrep/trajectories.py",
               "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),

@@ -12,7 +12,15 @@ from clinrep.artifacts.files import (
     write_text,
 )
 from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
-from clinrep.artifacts.tables import find_parts, iterate_table, read_table, read_table_file, write_table
+from clinrep.artifacts.tables import (
+    count_rows,
+    find_parts,
+    iterate_table,
+    read_table,
+    read_table_file,
+    write_frames,
+    write_table,
+)
 
 __all__ = [
     "SPLITS",
@@ -21,6 +29,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "count_rows",
     "describe_tables",
     "find_model",
     "find_parts",
@@ -33,6 +42,7 @@ __all__ = [
     "read_table",
     "read_table_file",
     "write_done",
+    "write_frames",
     "write_table",
     "write_text",
 ]
