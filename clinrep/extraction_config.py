@@ -33,8 +33,8 @@ class ExtractionConfig(StageConfig):
     """Splits whose hidden states are stored, where hidden_states asks for it."""
     hidden_state_subjects: int | None = None
     """Store those of at most so many stays of each split, a sample as of max_subjects; null: all."""
-    batch_tokens: int = 16_384
-    """Tokens in one forward pass, padding included."""
+    batch_tokens: int = 2_048
+    """Tokens in one forward pass, padding included; what a CPU does best, a GPU wants 65,536."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Compute type of matrix products; hidden states are added up, pooled and saved in fp32 in either."""
     subjects_per_part: int = 2_000

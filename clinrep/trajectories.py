@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from clinrep.artifacts import make_lists
 from clinrep.hidden_states import States
 from clinrep.sequences import Sequences
 
@@ -42,10 +43,11 @@ class TrajectoryCollector:
         lengths = [float(jumps.sum(dtype=np.float64)) for jumps in self._jumps]
         largest = [float(jumps.max()) if jumps.size else None for jumps in self._jumps]
         means = [total / jumps.size if jumps.size else None for total, jumps in zip(lengths, self._jumps, strict=True)]
-        times = [self._sequences.get_times(row) for row in range(len(self._sequences))]
+        num_jumps = np.array([jumps.size for jumps in self._jumps])
+        flat = pl.Series(np.concatenate([np.empty(0, np.float32), *self._jumps]))
         return self._sequences.subjects.select("subject_id", "split").with_columns(
-            times=pl.Series(times, dtype=pl.List(pl.Datetime("us"))),
-            jumps=pl.Series(self._jumps, dtype=pl.List(pl.Float32)),
+            times=make_lists(pl.Series(self._sequences.times, dtype=pl.Datetime("us")), self._sequences.lengths),
+            jumps=make_lists(flat, num_jumps),
             path_length=pl.Series(lengths, dtype=pl.Float64),
             max_jump=pl.Series(largest, dtype=pl.Float32),
             mean_jump=pl.Series(means, dtype=pl.Float32),

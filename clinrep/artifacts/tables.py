@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow
 import pyarrow.parquet
 
 from clinrep.artifacts.files import atomic_path, read_done
@@ -34,11 +37,18 @@ def write_frames(name: str, frames: Iterable[pl.DataFrame], directory: Path) -> 
     path = directory / lookup(TABLES, name, "table").path
     frames = iter(frames)
     first = _prepare(name, next(frames), path).to_arrow()
-    with atomic_path(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, first.schema, "zstd") as writer:
+    open_file = partial(pyarrow.parquet.ParquetWriter, schema=first.schema, compression="zstd")
+    with atomic_path(path) as temporary, open_file(temporary) as writer:
         writer.write_table(first)
         for frame in frames:
             writer.write_table(_prepare(name, frame, path).to_arrow())
     return path
+
+
+def make_lists(values: pl.Series, lengths: np.ndarray) -> pl.Series:
+    """Return `values` cut into lists of so many each, i64 (N,), in their order; a list may be empty."""
+    offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return pl.Series(pl.from_arrow(pyarrow.LargeListArray.from_arrays(offsets, values.to_arrow())))
 
 
 def _prepare(name: str, frame: pl.DataFrame, path: Path) -> pl.DataFrame:
