@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--num_stays", type=int, default=1_000, help="sequences of a job; plain ones are a tenth")
     parser.add_argument("--width", type=int, default=512, help="of the hidden states; heads are 64 wide")
     parser.add_argument("--num_layers", type=int, default=8)
-    parser.add_argument("--batch_tokens", type=int, help="of stage 03; 65,536 on a GPU, else 2,048")
+    parser.add_argument("--batch_tokens", type=int, help="of stage 03; 16,384 on a GPU, else 2,048")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each job")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     parser.add_argument("--lengths", choices=DISTRIBUTIONS, help=argparse.SUPPRESS)
@@ -178,7 +178,7 @@ def run_stage_03(
         backbone_dir="unused",
         output_dir="unused",
         poolings=["last_token"],
-        batch_tokens=options.batch_tokens or (65_536 if on_gpu else ExtractConfig.batch_tokens),
+        batch_tokens=options.batch_tokens or (16_384 if on_gpu else ExtractConfig.batch_tokens),
         precision=precision,  # type: ignore[arg-type]
     )
     offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in tokens])]).astype(np.int64)

@@ -5,6 +5,7 @@ B sequences, L positions, D width, N sequences in all.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -58,6 +59,21 @@ def sample(sequences: Sequences, size: int | None, seed: int) -> np.ndarray:
     return np.sort(np.argsort(draws, kind="stable")[:size])
 
 
+def round_weights(encoder: Any) -> Any:
+    """Return a copy of `encoder` with weights in bf16, 1.3 times as fast as autocast (docs/performance.md).
+
+    Not `.to(torch.bfloat16)`: that rounds the frequencies of the rotary positions too, and a thousand tokens
+    on the states are off four times as far.
+    """
+    rounded = copy.deepcopy(encoder)
+    for weight in rounded.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
+    return rounded
+
+
+PRECISIONS: dict[str, Callable[[Any], Any]] = {"fp32": lambda encoder: encoder, "bf16": round_weights}
+
+
 class Extractor:
     """Turns sequences into tables.
 
@@ -81,7 +97,8 @@ class Extractor:
         Raises:
             InputError: an unknown layer or pooling.
         """
-        self._encoder, self._config, self._progress = encoder.eval(), config, progress
+        self._encoder = PRECISIONS[config.precision](encoder).eval()
+        self._config, self._progress = config, progress
         num_layers = len(encoder.layers)
         self._layers = choose_layers(config.layers, num_layers)
         self._trajectory_layer = choose_layers([config.trajectory_layer], num_layers)[0]
@@ -99,14 +116,11 @@ class Extractor:
         """Return the tables called `names` of N sequences, in that order; vectors and jumps are fp32."""
         collectors = {name: self._collectors[name](sequences) for name in names}
         layers = {*self._layers, self._trajectory_layer} if "trajectories" in names else self._layers
-        device = next(self._encoder.parameters()).device
-        # one context for all batches: autocast casts each weight once in it
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
-            for rows in self._progress(list(iterate_batches(sequences.lengths, self._config.batch_tokens))):
-                batch = [sequences.get(row) for row in rows]
-                states, lengths = compute_states(self._encoder, sorted(layers), batch, sequences.pad_token_id)
-                for collector in collectors.values():
-                    collector.add(rows, lengths, states)
+        for rows in self._progress(list(iterate_batches(sequences.lengths, self._config.batch_tokens))):
+            batch = [sequences.get(row) for row in rows]
+            states, lengths = compute_states(self._encoder, sorted(layers), batch, sequences.pad_token_id)
+            for collector in collectors.values():
+                collector.add(rows, lengths, states)
         return {name: collector.to_table() for name, collector in collectors.items()}
 
     def _collect_representations(self, sequences: Sequences) -> Collector:

@@ -34,9 +34,9 @@ class ExtractionConfig(StageConfig):
     hidden_state_subjects: int | None = None
     """Store those of at most so many stays of each split, a sample as of max_subjects; null: all."""
     batch_tokens: int = 2_048
-    """Tokens in one forward pass, padding included; what a CPU does best, a GPU wants 65,536."""
+    """Tokens in one forward pass, padding included; 2,048 is what a CPU does best, a GPU wants 16,384."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type of matrix products; hidden states are added up, pooled and saved in fp32 in either."""
+    """Type of weights and hidden states; in either, means, jumps and what is saved of them are fp32."""
     subjects_per_part: int = 2_000
     """Stays per part: the unit that ranks share, that a cut-off run keeps, and whose states are in memory at once."""
 

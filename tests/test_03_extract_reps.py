@@ -101,6 +101,26 @@ def test_a_run_cut_off_goes_on_where_it_was_and_ends_the_same(root, monkeypatch)
     assert artifacts.read_done(root / "cut", STAGE)["rows"] == rows
 
 
+def test_a_run_cut_off_between_two_tables_of_a_part_lacks_neither(root, monkeypatch):
+    write_table, written = artifacts.write_table, []
+
+    def cut_off(name, frame, directory, split="", part=0):
+        written.append((name, split, part))
+        if len(written) == 7:
+            raise OSError("killed")
+        return write_table(name, frame, directory, split, part)
+
+    monkeypatch.setattr(artifacts, "write_table", cut_off)
+    asked = [*ALL_TABLES, "--hidden_states", "false"]
+    with pytest.raises(OSError, match="killed"):
+        load_main(STAGE)(flags(root, "between", *asked))
+    assert written[6][1:] == written[5][1:]  # the first table of that part was written, the second not
+    load_main(STAGE)(flags(root, "between", *asked))
+    num_stays = pl.read_parquet(root / "00_tokenize" / "splits.parquet").height
+    assert artifacts.read_done(root / "between", STAGE)["rows"]["trajectories"] == num_stays
+    assert artifacts.read_table("trajectories", root / "between")["subject_id"].n_unique() == num_stays
+
+
 def test_hidden_states_are_of_as_many_stays_of_the_splits_as_asked_for(root):
     directory = root / "states"
     load_main(STAGE)(flags(root, "states", *ALL_TABLES, "--splits", "[val,test]", "--max_subjects", "3"))

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from clinrep import representations
+from clinrep import extraction, representations
 from clinrep.config import InputError
 from clinrep.ehr.sequences import load_sequences
 from clinrep.hidden_states import choose_layers, compute_states
@@ -59,6 +59,10 @@ def test_bf16_is_close_to_fp32_and_not_equal(encoder, data):
     one, other = (extract(encoder, data, precision=kind)["representation"].to_numpy() for kind in ("fp32", "bf16"))
     assert 0 < np.abs(one - other).max() < 0.3
     assert np.abs(one - other).mean() < 0.02
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    rounded = extraction.round_weights(encoder)
+    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in rounded.buffers()} == {torch.float32}  # else late positions are wrong
 
 
 def test_positions_are_those_tokens_and_a_stay_without_them_has_no_row(encoder, data):
