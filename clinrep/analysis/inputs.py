@@ -80,12 +80,25 @@ def read_sites(config: AnalyzeConfig) -> list[Site]:
 
     Raises:
         InputError: an unfinished directory, ids that do not match or occur twice, vectors of
-            different models, an unknown layer or pooling.
+            different models, an unknown layer or pooling, no hidden states where they are needed.
     """
+    if config.risk_over_time:
+        _check_states(config)
     sites = [_read_site(name, config) for name in show_progress(config.timelines_dir, config, "read")]
     for site in sites[1:]:
         _check_comparable(sites[0], site)
     return sites
+
+
+def _check_states(config: AnalyzeConfig) -> None:
+    """Refuse to follow the risk of stays where no site has hidden states of any."""
+    directories = [Path(directory) for directory in config.representations_dir.values()]
+    if not any(artifacts.find_parts("hidden_states", directory, TEST_SPLIT) for directory in directories):
+        found = ", ".join(f"{directory}/hidden_states/{TEST_SPLIT}" for directory in directories)
+        raise InputError(
+            f"risk_over_time is true but no site has hidden states of its test split: there is no {found}; "
+            "run 03_extract_reps.py --hidden_states true into a new directory, or leave risk_over_time out"
+        )
 
 
 def choose_outcomes(sites: list[Site], config: AnalyzeConfig) -> list[str]:
@@ -170,7 +183,8 @@ def _read_vectors(
         rows = table.filter((pl.col("layer") == layer) & (pl.col("pooling") == pooling))
         what = f"{where}, layer {layer}, pooling {pooling}"
         expected = stays.filter(pl.col("split") == split)["subject_id"]
-        require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines")
+        remedy = "a stay without that token has none: name other poolings" if pooling.startswith("position_") else ""
+        require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines", remedy)
         values = rows["representation"].to_numpy()
         if not np.isfinite(values).all():
             raise ArtifactError(f"{what}: vectors hold NaN or infinity; run 03_extract_reps.py again")

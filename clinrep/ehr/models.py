@@ -222,7 +222,9 @@ def load_encoder(config: ExtractConfig) -> LlamaModel:
     Raises:
         InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
-    whole = _load(LlamaForCausalLM if config.backbone_dir else LlamaClassifier, _find_for_sequences(config))
+    model_class = LlamaForCausalLM if config.backbone_dir else LlamaClassifier
+    # sequences come padded right without a mask, and this attention makes none
+    whole = _load(model_class, _find_for_sequences(config), attention=PACKED_ATTENTION)
     return whole.model.to(distributed.choose_device()).eval()
 
 

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-from clinrep.config import require
 from clinrep.ehr.configs.sequences import SequenceConfig
+from clinrep.extraction_config import ExtractionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig(SequenceConfig):
+class ExtractConfig(ExtractionConfig, SequenceConfig):
     """Turn the observation window of every stay into vectors; of a classifier the head is left out."""
-
-    layers: list[int] = field(default_factory=lambda: [-1])
-    """Layers to pool: 0 is the embeddings, n after layer n; negative counts from the last."""
-    poolings: list[str] = field(default_factory=lambda: ["last_token", "mean"])
-    """How hidden states become one vector, by name."""
-    batch_tokens: int = 16_384
-    """Tokens in one forward pass, padding included."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type; vectors are saved as fp32 in either."""
-    subjects_per_part: int = 20_000
-    """Stays per representations/<split>/part-*.parquet, at most."""
-
-    def __post_init__(self) -> None:
-        """Refuse to extract nothing."""
-        super().__post_init__()
-        require(bool(self.layers), "layers", self.layers, "name a layer", "use [-1]")
-        is_fine = 0 < len(self.poolings) == len(set(self.poolings))
-        require(is_fine, "poolings", self.poolings, "name one pooling or more, each once", "use [last_token, mean]")
-        for name in ("batch_tokens", "subjects_per_part"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "be 1 or more", "leave it out")
