@@ -32,11 +32,10 @@ from typing import Any
 
 import numpy as np
 
-MAX_LENGTH, VOCABULARY = 1024, 400
+from benchmarks.lengths import LENGTHS, MAX_LENGTH, draw_lengths
+
+VOCABULARY = 400
 PLAIN_BATCH = 32
-# name -> median, mean and longest, tokens: of the sample's 24 h sequences, and of MIMIC-IV's in the manuscript, which
-# gives the mean (Table 1) but no median: 52 is a guess
-DISTRIBUTIONS = {"sample": (82.0, 242.0, 1055), "mimic": (52.0, 102.0, 1024)}
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
     parser.add_argument("--batch_tokens", type=int, help="of stage 03; 16,384 on a GPU, else 2,048")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each job")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
-    parser.add_argument("--lengths", choices=DISTRIBUTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--lengths", choices=LENGTHS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
         print(json.dumps(run_job(options)))
@@ -59,24 +58,8 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{platform.machine()}, {device}, {versions}; width {options.width}, {options.num_layers} layers")
-    for name in DISTRIBUTIONS:
+    for name in LENGTHS:
         print_table(name, measure(name, options), options.num_stays)
-
-
-def draw_lengths(name: str, num_stays: int) -> np.ndarray:
-    """Return lengths i64 in file order, of a log-normal cut at the longest, with the median and mean of `name`.
-
-    The mean of what is cut is found by bisection over the spread.
-    """
-    median, mean, longest = DISTRIBUTIONS[name]
-    uniform = (np.arange(num_stays) + 0.5) / num_stays
-    normal = np.array([statistics.NormalDist().inv_cdf(one) for one in uniform])
-    low, high = 0.1, 6.0
-    for _ in range(60):
-        spread = (low + high) / 2
-        lengths = np.clip(np.rint(median * np.exp(spread * normal)), 8, longest).astype(np.int64)
-        low, high = (spread, high) if lengths.mean() < mean else (low, spread)
-    return np.random.default_rng(0).permutation(lengths)
 
 
 # One job, in a process of its own
