@@ -2,7 +2,8 @@
 
 Reads   --timelines_dir   finished directory of 00_tokenize.py
         --backbone_dir    finished directory of 01_pretrain.py (or --classifier_dir, of 02_finetune.py)
-Writes  --output_dir      representations/<split>/, token_embeddings.parquet
+Writes  --output_dir      representations/<split>/, token_embeddings.parquet; asked for: information/<split>/,
+                          zero_shot/<split>/
 Run     python 03_extract_reps.py --config configs/ehr/demo/03_extract_reps.yaml
         torchrun --nproc_per_node=8 03_extract_reps.py --config configs/ehr/03_extract_reps.yaml
 """
@@ -21,9 +22,11 @@ def main(argv: list[str]) -> None:
     modality, config = load_stage(STAGE, __doc__, argv)
     with open_run(STAGE, config) as run:
         from clinrep import representations as reps  # after the settings: torch loads slowly
+        from clinrep.language import write_language_tables
 
         encoder = modality.load_encoder(config)
         sequences = modality.load_sequences(config.timelines_dir, config.max_length, truncation=config.truncation)
+        write_language_tables(run, modality, config, sequences)
         progress = partial(show_progress, config=config, title="extracting")
         extractor = reps.Extractor(
             encoder, config.layers, config.poolings, config.batch_tokens, config.precision, progress

@@ -28,7 +28,8 @@ FLOOR = {
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
-              "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
+              "clinrep/classification.py", "clinrep/information.py", "clinrep/zero_shot/",
+              "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),
