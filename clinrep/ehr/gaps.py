@@ -42,13 +42,10 @@ def learn_clock(
         kept = pl.concat([kept, new]).sort("priority").group_by("class", maintain_order=True).head(GAPS_PER_CLASS)
     if kept.is_empty():
         raise InputError(f"{directory}: no train timeline has an event, so what gap tokens mean cannot be learned")
-    seen = set(kept["class"])
-    pieces = []
-    for number in range(end_class + 1 + len(minutes)):
-        least = minutes[number - end_class - 1] / 60 if number > end_class else None
-        gaps = kept.filter(pl.col("class") == number)["gap"].sort().to_numpy()
-        # A gap token that train never needed lasts as long as its name says.
-        pieces.append(np.array([least]) if least is not None and number not in seen else gaps)
+    # What train never has lasts no time, or as long as the name of the gap token says.
+    pieces = [np.array([hours]) for hours in [*[0.0] * (end_class + 1), *(minute / 60 for minute in minutes)]]
+    for (number,), rows in kept.group_by("class"):
+        pieces[int(str(number))] = rows["gap"].sort().to_numpy()
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     return Clock(class_of_token, np.concatenate(pieces), offsets, is_time_token)
 

@@ -24,7 +24,7 @@ class Clock:
     gaps: np.ndarray
     """f64: hours, class after class, ascending within each."""
     offsets: np.ndarray
-    """i64 (C + 1,): class c has gaps[offsets[c]:offsets[c + 1]]; a class without any passes no time."""
+    """i64 (C + 1,): class c has gaps[offsets[c]:offsets[c + 1]], at least one."""
     is_time_token: np.ndarray
     """bool (V,): tokens that stand before an event, with its time."""
 
@@ -37,15 +37,14 @@ class Clock:
             tokens: token ids.
             is_after_time: whether the token before is a time token, bool (R,).
             uniforms: numbers in [0, 1), f64 (R,).
-            at_least: classes x hours as `find_first` gives them, i64 (R,): the number of the first gap
-                allowed in the class of each token.
+            at_least: i64 (R,): the number of the first gap allowed in the class of each token, as `find_first`
+                gives it; where that is none, the last gap is drawn.
         """
         kind = self.class_of_token[tokens]
         size = np.diff(self.offsets)[kind]
-        first = np.zeros_like(size) if at_least is None else np.minimum(at_least, np.maximum(size - 1, 0))
-        number = first + np.minimum((uniforms * (size - first)).astype(np.int64), np.maximum(size - first - 1, 0))
-        is_known = (size > 0) & ~is_after_time
-        return np.where(is_known, self.gaps[np.where(is_known, self.offsets[kind] + number, 0)], 0.0)
+        first = np.zeros_like(size) if at_least is None else np.minimum(at_least, size - 1)
+        number = first + (uniforms * (size - first)).astype(np.int64)
+        return np.where(is_after_time, 0.0, self.gaps[self.offsets[kind] + number])
 
     def find_first(self, hours: np.ndarray, is_closed: bool) -> np.ndarray:
         """Return the number of the first gap of each class that is not before `hours` (N,), i64 (N, C).
@@ -59,7 +58,7 @@ class Clock:
     def find_shares(self, first: np.ndarray) -> np.ndarray:
         """Return the share of each class's gaps from number `first` (N, C) on, f64 (N, C); 0 for none."""
         size = np.diff(self.offsets)
-        return np.where(size > 0, (size - first) / np.maximum(size, 1), 0.0)
+        return (size - first) / size
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from clinrep.zero_shot.sampling import Sampler, draw_tokens
+from tests.zero_shot.markov import (
+    EVENT,
+    EXPIRED,
+    GAP,
+    HOME,
+    LAW,
+    OTHER,
+    A,
+    B,
+    C,
+    MarkovModel,
+    make_clock,
+    make_questions,
+    make_sequences,
+    solve_chance,
+)
+
+PROMPTS = [[A], [A, B], [B, C, A, C], [C, B], [A, C, A]]
+
+
+def make_sampler(model=None, num_samples=4000, max_new_tokens=500, batch_size=8000, **others) -> Sampler:
+    settings = {"batch_tokens": 1000, "seed": 3, **others}
+    return Sampler(model or MarkovModel(), num_samples, max_new_tokens, batch_size, **settings)
+
+
+def check_chance(count: int, num_samples: int, chance: float) -> None:
+    """The count is a binomial: within 4 standard errors of a chance that is known."""
+    error = np.sqrt(max(chance * (1 - chance), 1e-12) * num_samples)
+    assert abs(count - chance * num_samples) <= 4 * error, (count / num_samples, chance)
+
+
+def test_chances_of_several_outcomes_are_those_of_the_chain():
+    tally = make_sampler().sample(make_sequences(PROMPTS), make_questions(len(PROMPTS)))
+    assert not tally.unfinished.any()
+    for stay, prompt in enumerate(PROMPTS):
+        for outcome, token in enumerate((EVENT, OTHER)):
+            check_chance(tally.events[stay, outcome], 4000, solve_chance(token, prompt[-1]))
+        check_chance(tally.events[stay, 2], 4000, solve_death(prompt[-1]))
+
+
+def solve_death(start: int) -> float:
+    inner = [A, B, C, EVENT, OTHER, GAP]
+    chances = np.linalg.solve(np.eye(len(inner)) - LAW[np.ix_(inner, inner)], LAW[inner, EXPIRED])
+    return float(chances[inner.index(start)])
+
+
+def test_only_what_is_asked_is_answered_and_the_rest_is_not_sampled():
+    is_asked = np.array([[True, False, True], [False, False, False], [False, True, False]])
+    tally = make_sampler(num_samples=50).sample(make_sequences(PROMPTS[:3]), make_questions(3, is_asked=is_asked))
+    assert not tally.events[~is_asked].any()
+    assert (tally.events[is_asked] > 0).all()
+    only = make_sampler(num_samples=50).sample(make_sequences(PROMPTS[:3]), make_questions(3))
+    assert np.array_equal(only.events[is_asked], tally.events[is_asked])
+    assert tally.num_tokens < only.num_tokens
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 25, 64])
+def test_what_is_sampled_does_not_depend_on_the_batch_nor_on_the_other_stays(batch_size):
+    prompts = [PROMPTS[number % 5] for number in range(23)]
+    sequences, questions = make_sequences(prompts), make_questions(23)
+    whole = make_sampler(num_samples=6).sample(sequences, questions)
+    split = make_sampler(num_samples=6, batch_size=batch_size, batch_tokens=3).sample(sequences, questions)
+    assert np.array_equal(whole.events, split.events)
+    assert whole.num_tokens == split.num_tokens
+    rows = np.array([20, 3, 11])
+    some = make_sampler(num_samples=6).sample(sequences.take(rows), questions.take(rows))
+    assert np.array_equal(some.events, whole.events[rows])
+    other = make_sampler(num_samples=6, seed=4).sample(sequences, questions)
+    assert not np.array_equal(whole.events, other.events)
+
+
+def test_continuations_of_a_stay_and_of_equal_stays_differ():
+    tally = make_sampler(num_samples=40).sample(make_sequences([[A]] * 30), make_questions(30))
+    assert np.unique(tally.events[:, 0]).size > 3
+    assert tally.events[:, 0].std() < 0.2 * 40  # a binomial's is about 3: not all continuations alike
+
+
+def test_what_is_undecided_at_the_last_token_is_counted_as_unfinished():
+    """After one token: the event has 5 %, death 5 %, home 5 %, which decides all; the rest is undecided."""
+    tally = make_sampler(max_new_tokens=1).sample(make_sequences([[A]]), make_questions(1))
+    for outcome, undecided in enumerate((0.85, 0.85, 0.9)):
+        check_chance(tally.unfinished[0, outcome], 4000, undecided)
+        check_chance(tally.events[0, outcome], 4000, 0.05)
+    assert tally.num_tokens == 4000
+
+
+def test_the_positions_of_the_model_are_used_to_the_last_and_never_exceeded():
+    """5 positions: after a prompt of 3 tokens, the last token that a state predicts is the third new one."""
+    model = MarkovModel(max_positions=5)
+    no_end = make_questions(2, is_end=np.zeros(9, dtype=bool), is_event=np.zeros((3, 9), dtype=bool))
+    tally = make_sampler(model, num_samples=10).sample(make_sequences([[A, B, C], [A, B, C, A, B]]), no_end)
+    assert model.last_position == 4
+    assert tally.num_tokens == 10 * 3 + 10 * 1
+    assert (tally.unfinished == 10).all()
+
+
+def test_a_time_limit_is_passed_by_gaps_that_train_has():
+    """From A, only gaps of 1 or 4 hours pass, half each; the deadline of 3 hours is met by two gaps at least, or one."""
+    law = LAW.copy()
+    law[A] = 0
+    law[A, [GAP, HOME]] = 0.5, 0.5
+    law[GAP] = 0
+    law[GAP, A] = 1
+    clock = make_clock({GAP: [1.0, 4.0], HOME: [0.5]})
+    deadline = np.array([[np.inf, np.inf, 3.0]])
+    questions = make_questions(1, clock, deadline_hours=deadline, is_event=np.zeros((3, 9), dtype=bool))
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
+    # t = elapsed: h(t) = chance to get past 3 h. GAP 4 h passes at once; exactly 3 h is not later.
+    # h(3) = 1/2 (a gap) + 1/2 (home at 3.5); h(2.5..) never happens; h(2) = 1/2 (1/2 h(3) + 1/2) + 1/2 * 0
+    h3 = 1.0
+    h2 = 0.5 * (0.5 * h3 + 0.5)
+    h1 = 0.5 * (0.5 * h2 + 0.5)
+    h0 = 0.5 * (0.5 * h1 + 0.5)
+    check_chance(tally.events[0, 2], 4000, h0)
+    assert not tally.events[0, :2].any()
+
+
+def test_events_after_the_horizon_do_not_count():
+    """From A: the event now (1/4), or home (1/4), or a gap of 1 or 4 hours (1/2); the horizon is at 2 hours."""
+    law = LAW.copy()
+    law[A] = 0
+    law[A, [GAP, EVENT, HOME]] = 0.5, 0.25, 0.25
+    law[GAP] = 0
+    law[GAP, A] = 1
+    clock = make_clock({GAP: [1.0, 4.0]})
+    questions = make_questions(1, clock, horizon_hours=np.array([2.0]))
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
+    chance = sum(0.25 * 0.25**number for number in range(3))  # 0, 1 or 2 gaps of one hour
+    check_chance(tally.events[0, 0], 4000, chance)
+    assert not tally.unfinished.any()
+
+
+@pytest.mark.parametrize(("is_closed", "chance"), [(False, 2 / 3), (True, 1 / 2)])
+def test_nothing_happens_before_index_time(is_closed, chance):
+    """The last token is 3 hours before index_time. From A: GAP or HOME, which takes 2, 3 or 5, or 9 hours.
+
+    Given that nothing happens in 3 hours: P(GAP) 2/3 * 1/2 against P(HOME) 1/3 * 1 at the instant itself not
+    seen, and 1/3 * 1/2 against 1/4 where it is.
+    """
+    law = LAW.copy()
+    law[A] = 0
+    law[A, [GAP, HOME, B]] = 0.4, 0.2, 0.4
+    law[GAP] = 0
+    law[GAP, EVENT] = 1
+    clock = make_clock({GAP: [2.0, 3.0, 5.0], HOME: [9.0, 1.0], B: [0.1]})
+    index = np.array([3.0])
+    questions = make_questions(1, clock, index_hours=index, is_index_closed=is_closed)
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
+    share = 1 / 3 if is_closed else 2 / 3
+    check_chance(tally.events[0, 0], 4000, 0.4 * share / (0.4 * share + 0.2 * 0.5))
+    # and its gap is one of those that are long enough
+    later = replace(questions, horizon_hours=np.array([4.0]))
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), later)
+    expected = 0 if is_closed else 0.4 * (1 / 3) / (0.4 * share + 0.2 * 0.5)
+    check_chance(tally.events[0, 0], 4000, expected)
+
+
+def test_a_wait_longer_than_any_gap_of_train_begins_at_index_time():
+    clock = make_clock({GAP: [2.0], A: [0.1], B: [0.1], C: [0.1], EVENT: [0.1], OTHER: [0.1], HOME: [1], EXPIRED: [1]})
+    deadline = np.array([[np.inf, np.inf, 49.0]])
+    questions = make_questions(1, clock, index_hours=np.array([50.0]), deadline_hours=deadline)
+    tally = make_sampler(num_samples=100).sample(make_sequences([[A]]), questions)
+    assert tally.num_unconditioned == 1
+    assert tally.events[0, 2] == 100  # later than 49 hours from the first token on
+
+
+def test_tokens_are_drawn_by_inverting_the_distribution_function():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 150, generator=generator) * 3
+    logits[:, 7] = -torch.inf
+    uniforms = torch.rand(300, generator=generator, dtype=torch.float64)
+    ends = logits.double().softmax(-1).cumsum(-1)
+    tokens, is_conditioned = draw_tokens(logits, uniforms)
+    assert torch.equal(tokens, torch.searchsorted(ends, uniforms[:, None], right=True)[:, 0])
+    assert is_conditioned.all()
+    assert (draw_tokens(logits, torch.zeros(300, dtype=torch.float64))[0] == 0).all()
+    last = draw_tokens(logits, torch.full((300,), 1 - 1e-16, dtype=torch.float64))[0]
+    assert (last >= 140).all()
+    weights = torch.zeros(300, 150, dtype=torch.float64)
+    weights[:150, 9] = 0.1
+    tokens, is_conditioned = draw_tokens(logits, uniforms, weights)
+    assert (tokens[:150] == 9).all()
+    assert is_conditioned.tolist() == [True] * 150 + [False] * 150
