@@ -54,7 +54,7 @@ class InformationMeter:
             "subject_id",
             "split",
             token_ids=pl.Series([sequences.get(row) for row in every], dtype=pl.List(pl.UInt32)),
-            times=pl.Series([sequences.get_times(row) for row in every], dtype=pl.List(pl.Datetime("us"))),
+            times=pl.Series([pl.Series(sequences.get_times(row)) for row in every], dtype=pl.List(pl.Datetime("us"))),
             bits=pl.Series([values.astype(np.float32) for values in bits], dtype=pl.List(pl.Float32)),
             total_bits=pl.Series([values.sum() for values in bits], dtype=pl.Float64),
         )
