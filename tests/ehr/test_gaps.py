@@ -11,7 +11,7 @@ from clinrep.config import InputError
 from clinrep.ehr import gaps
 
 WORDS = [
-    ("PAD", "special"), ("TL_START", "special"), ("TL_END", "special"), ("GAP_60m", "time"), ("GAP_240m", "time"),
+    ("PAD", "special"), ("UNK", "special"), ("TL_START", "special"), ("TL_END", "special"), ("GAP_60m", "time"), ("GAP_240m", "time"),
     ("CLOCK_00", "time"), ("LAB", "labs"), ("Q0", "bin"), ("HOME", "discharge"),
 ]  # fmt: skip
 IDS = {word: number for number, (word, _) in enumerate(WORDS)}
@@ -84,6 +84,12 @@ def test_the_clock_of_a_timeline_runs_as_its_times_do(monkeypatch):
         hours += clock.draw(token, is_after_time, np.array([0.99]))[0]
         is_after_time = clock.is_time_token[token]
         assert hours == hour, word
+
+
+def test_the_discharge_is_known_by_its_place_also_where_its_word_is_rare(monkeypatch):
+    clock = learn(monkeypatch, make_part([("TL_START", 0), ("LAB", 1), ("UNK", 6), ("TL_END", 6)]))
+    assert get(clock, "TL_END") == [5.0]
+    assert get(clock, "UNK") == [0.0]  # so the end after it is as much later as a discharge is
 
 
 def test_parts_count_alike_and_at_most_so_many_gaps_are_kept(monkeypatch):

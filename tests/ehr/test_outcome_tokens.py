@@ -61,7 +61,7 @@ def test_the_words_of_the_manuscript():
 
 def test_fused_values_are_all_the_tokens_of_their_category():
     """A category with values is a family of tokens; a longer category with the same beginning is another."""
-    names = "imv=acvc imv=missing imv_Q0 imv_Q9 imv_MISSING_VALUE imv_niv_Q3 imv_Q10 imv nippv=acvc".split()
+    names = ["imv=acvc", "imv=missing", "imv_Q0", "imv_Q9", "imv_MISSING_VALUE", "imv_niv_Q3", "imv_Q10", "imv", "nippv=acvc"]
     words = [(f"RESP_DEVICE_{name}", "respiratory_device") for name in names]
     source = (
         "[{name: respiratory_device, table: respiratory_support, time_column: t, category_column: device_category,"
@@ -91,12 +91,12 @@ def test_a_categorical_value_is_found_whatever_its_category(style, template, tok
 
 def test_an_outcome_without_its_token_is_refused_and_named():
     without = [row for row in VOCABULARY if row[0] != "DISCHARGE_expired"]
-    with pytest.raises(InputError, match="vocabulary of runs/x has no token .* looked for DISCHARGE_expired;"):
+    with pytest.raises(InputError, match=r"vocabulary of runs/x has no token .* looked for DISCHARGE_expired;"):
         find("in_hospital_death", without)
     with pytest.raises(InputError, match="looked for a source or discharge token of its table and column"):
         find("renal_replacement", [row for row in VOCABULARY if not row[0].startswith("CRRT")])
 
 
 def test_an_outcome_that_no_token_tells_is_refused_with_those_that_do():
-    with pytest.raises(InputError, match="'death_within_30_days', which no token .* those that do: .*icu_admission"):
+    with pytest.raises(InputError, match=r"'death_within_30_days', which no token .* those that do: .*icu_admission"):
         find("death_within_30_days", VOCABULARY)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from clinrep.zero_shot.answers import make_table
 from clinrep.zero_shot.sampling import Sampler, draw_tokens
+from clinrep.zero_shot.wave import Tally
 from tests.zero_shot.markov import (
     EVENT,
     EXPIRED,
@@ -14,6 +16,7 @@ from tests.zero_shot.markov import (
     HOME,
     LAW,
     OTHER,
+    PAD,
     A,
     B,
     C,
@@ -104,19 +107,21 @@ def test_the_positions_of_the_model_are_used_to_the_last_and_never_exceeded():
 
 
 def test_a_time_limit_is_passed_by_gaps_that_train_has():
-    """From A, only gaps of 1 or 4 hours pass, half each; the deadline of 3 hours is met by two gaps at least, or one."""
+    """From A: a gap of 1 or 4 hours and A again, or home at once; the question is whether the stay goes past hour 3.
+
+    What follows a gap token is not later than it, though A by itself would be 7 hours later.
+    """
     law = LAW.copy()
     law[A] = 0
     law[A, [GAP, HOME]] = 0.5, 0.5
     law[GAP] = 0
     law[GAP, A] = 1
-    clock = make_clock({GAP: [1.0, 4.0], HOME: [0.5]})
+    clock = make_clock({GAP: [1.0, 4.0], A: [7.0]})
     deadline = np.array([[np.inf, np.inf, 3.0]])
     questions = make_questions(1, clock, deadline_hours=deadline, is_event=np.zeros((3, 9), dtype=bool))
     tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
-    # t = elapsed: h(t) = chance to get past 3 h. GAP 4 h passes at once; exactly 3 h is not later.
-    # h(3) = 1/2 (a gap) + 1/2 (home at 3.5); h(2.5..) never happens; h(2) = 1/2 (1/2 h(3) + 1/2) + 1/2 * 0
-    h3 = 1.0
+    # The chance from each hour on; a gap of 4 hours is past it at once, and hour 3 itself is not later.
+    h3 = 0.5
     h2 = 0.5 * (0.5 * h3 + 0.5)
     h1 = 0.5 * (0.5 * h2 + 0.5)
     h0 = 0.5 * (0.5 * h1 + 0.5)
@@ -131,20 +136,20 @@ def test_events_after_the_horizon_do_not_count():
     law[A, [GAP, EVENT, HOME]] = 0.5, 0.25, 0.25
     law[GAP] = 0
     law[GAP, A] = 1
-    clock = make_clock({GAP: [1.0, 4.0]})
+    clock = make_clock({GAP: [1.0, 4.0], EVENT: [0.0, 0.5]})
     questions = make_questions(1, clock, horizon_hours=np.array([2.0]))
     tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
-    chance = sum(0.25 * 0.25**number for number in range(3))  # 0, 1 or 2 gaps of one hour
+    # After 0, 1 or 2 gaps of one hour, 1/4 each time; the event at hour 2 is half the time at 2.5.
+    chance = 0.25 * (1 + 0.25 + 0.25**2 / 2)
     check_chance(tally.events[0, 0], 4000, chance)
     assert not tally.unfinished.any()
 
 
-@pytest.mark.parametrize(("is_closed", "chance"), [(False, 2 / 3), (True, 1 / 2)])
-def test_nothing_happens_before_index_time(is_closed, chance):
-    """The last token is 3 hours before index_time. From A: GAP or HOME, which takes 2, 3 or 5, or 9 hours.
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_nothing_happens_before_index_time(is_closed):
+    """The last token is 3 hours before index_time. From A: GAP (2, 3 or 5 hours), HOME (1 or 9), B (0.1).
 
-    Given that nothing happens in 3 hours: P(GAP) 2/3 * 1/2 against P(HOME) 1/3 * 1 at the instant itself not
-    seen, and 1/3 * 1/2 against 1/4 where it is.
+    So B is not possible, half of HOME is, and of GAP two thirds, or where the instant itself was seen, one.
     """
     law = LAW.copy()
     law[A] = 0
@@ -171,6 +176,28 @@ def test_a_wait_longer_than_any_gap_of_train_begins_at_index_time():
     tally = make_sampler(num_samples=100).sample(make_sequences([[A]]), questions)
     assert tally.num_unconditioned == 1
     assert tally.events[0, 2] == 100  # later than 49 hours from the first token on
+
+
+def test_what_no_timeline_holds_is_never_drawn():
+    """The model gives PAD half of the mass of A: of the rest, half is the event."""
+    law = LAW.copy()
+    law[A] = 0
+    law[A, [PAD, EVENT, HOME]] = 0.5, 0.25, 0.25
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), make_questions(1))
+    check_chance(tally.events[0, 0], 4000, 0.5)
+
+
+def test_the_table_has_a_row_for_each_question_with_its_own_label():
+    is_asked = np.array([[True, False, True], [True, True, False]])
+    labels = np.array([[False, False, True], [True, False, False]])
+    tally = Tally(np.array([[1, 0, 2], [4, 0, 0]]), np.array([[2, 0, 0], [0, 1, 0]]))
+    table = make_table(make_sequences([[A], [B]]), make_questions(2, is_asked=is_asked, labels=labels), tally, 4)
+    assert table.drop("split").rows() == [
+        ("S000", "event", False, 0.25, pytest.approx(np.sqrt(0.25 * 0.75 / 4)), 0.5),
+        ("S000", "death", True, 0.5, 0.25, 0.0),
+        ("S001", "event", True, 1.0, 0.0, 0.0),
+        ("S001", "other", False, 0.0, 0.0, 0.25),
+    ]
 
 
 def test_tokens_are_drawn_by_inverting_the_distribution_function():
