@@ -11,7 +11,8 @@ from clinrep.config import InputError
 from clinrep.ehr import gaps
 
 WORDS = [
-    ("PAD", "special"), ("UNK", "special"), ("TL_START", "special"), ("TL_END", "special"), ("GAP_60m", "time"), ("GAP_240m", "time"),
+    ("PAD", "special"), ("UNK", "special"), ("TL_START", "special"), ("TL_END", "special"),
+    ("GAP_60m", "time"), ("GAP_240m", "time"),
     ("CLOCK_00", "time"), ("LAB", "labs"), ("Q0", "bin"), ("HOME", "discharge"),
 ]  # fmt: skip
 IDS = {word: number for number, (word, _) in enumerate(WORDS)}

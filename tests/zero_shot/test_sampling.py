@@ -107,7 +107,7 @@ def test_the_positions_of_the_model_are_used_to_the_last_and_never_exceeded():
 
 
 def test_a_time_limit_is_passed_by_gaps_that_train_has():
-    """From A: a gap of 1 or 4 hours and A again, or home at once; the question is whether the stay goes past hour 3.
+    """From A: a gap of 1 or 4 hours and A again, or home at once; the question is whether the stay goes past hour 2.
 
     What follows a gap token is not later than it, though A by itself would be 7 hours later.
     """
@@ -117,30 +117,31 @@ def test_a_time_limit_is_passed_by_gaps_that_train_has():
     law[GAP] = 0
     law[GAP, A] = 1
     clock = make_clock({GAP: [1.0, 4.0], A: [7.0]})
-    deadline = np.array([[np.inf, np.inf, 3.0]])
+    deadline = np.array([[np.inf, np.inf, 2.0]])
     questions = make_questions(1, clock, deadline_hours=deadline, is_event=np.zeros((3, 9), dtype=bool))
     tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
-    # The chance from each hour on; a gap of 4 hours is past it at once, and hour 3 itself is not later.
-    h3 = 0.5
-    h2 = 0.5 * (0.5 * h3 + 0.5)
+    # The chance from each hour on; a gap of 4 hours is past it at once, and hour 2 itself is not later.
+    h2 = 0.5
     h1 = 0.5 * (0.5 * h2 + 0.5)
     h0 = 0.5 * (0.5 * h1 + 0.5)
     check_chance(tally.events[0, 2], 4000, h0)
     assert not tally.events[0, :2].any()
+    on_the_hour = replace(questions, deadline_hours=np.array([[np.inf, np.inf, 1.0]]))
+    tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), on_the_hour)
+    check_chance(tally.events[0, 2], 4000, 0.5 * (0.5 * 0.5 + 0.5))
 
 
 def test_events_after_the_horizon_do_not_count():
-    """From A: the event now (1/4), or home (1/4), or a gap of 1 or 4 hours (1/2); the horizon is at 2 hours."""
+    """From A: the event (1/4, now or an hour later), home (1/4), or a gap of 15 minutes or 4 hours (1/2)."""
     law = LAW.copy()
     law[A] = 0
     law[A, [GAP, EVENT, HOME]] = 0.5, 0.25, 0.25
     law[GAP] = 0
     law[GAP, A] = 1
-    clock = make_clock({GAP: [1.0, 4.0], EVENT: [0.0, 0.5]})
-    questions = make_questions(1, clock, horizon_hours=np.array([2.0]))
+    clock = make_clock({GAP: [0.25, 4.0], EVENT: [0.0, 1.0]})
+    questions = make_questions(1, clock, horizon_hours=np.array([0.5]))
     tally = make_sampler(MarkovModel(law)).sample(make_sequences([[A]]), questions)
-    # After 0, 1 or 2 gaps of one hour, 1/4 each time; the event at hour 2 is half the time at 2.5.
-    chance = 0.25 * (1 + 0.25 + 0.25**2 / 2)
+    chance = 0.25 / 2 * (1 + 0.25 + 0.25**2)  # after 0, 1 or 2 gaps of 15 minutes
     check_chance(tally.events[0, 0], 4000, chance)
     assert not tally.unfinished.any()
 
