@@ -3,7 +3,7 @@
 Reads   --timelines_dir   finished directory of 00_tokenize.py
         --backbone_dir    finished directory of 01_pretrain.py (or --classifier_dir, of 02_finetune.py)
 Writes  --output_dir      representations/<split>/, token_embeddings.parquet; asked for: trajectories.parquet,
-                          hidden_states/<split>/
+                          hidden_states/<split>/, information/<split>/, zero_shot/<split>/
 Run     python 03_extract_reps.py --config configs/ehr/demo/03_extract_reps.yaml
         torchrun --nproc_per_node=8 03_extract_reps.py --config configs/ehr/03_extract_reps.yaml
 
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     modality, config = load_stage(STAGE, __doc__, argv)
     with open_run(STAGE, config) as run:
         from clinrep import extraction, parts  # after the settings: torch loads slowly
+        from clinrep.language import write_language_tables
         from clinrep.representations import read_token_embeddings
 
         encoder = modality.load_encoder(config)
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
         if run.is_main:
             run.write("token_embeddings", read_token_embeddings(encoder, sequences.vocabulary_path))
         chosen = extraction.choose_stays(sequences, config)
+        write_language_tables(run, modality, config, sequences, chosen)
         num_stays = {split: len(stays) for split, stays in chosen.items()}
         for split, part, rows in parts.parts_to_do(run, "representations", num_stays, config.subjects_per_part):
             tables = extractor.extract(chosen[split].take(rows), config.list_tables(split))

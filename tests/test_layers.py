@@ -30,6 +30,7 @@ FLOOR = {
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
               "clinrep/extraction.py", "clinrep/hidden_states.py", "clinrep/trajectories.py", "clinrep/class_losses.py",
+              "clinrep/information.py", "clinrep/zero_shot/",
               "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
