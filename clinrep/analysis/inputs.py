@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.predictions import read_predictions
+from clinrep.analysis.predictions import ZERO_SHOT, read_predictions, read_zero_shot
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError, lookup
 from clinrep.run import show_progress
@@ -64,7 +64,7 @@ class Site:
     representations: dict[str, dict[Representation, Vectors]]
     """By split."""
     predictions: dict[str, dict[str, pl.DataFrame]]
-    """predictions.parquet by outcome and model."""
+    """What classifiers, or the backbone zero-shot, predicted, by outcome and model."""
 
     def select_labelled(self, outcome: str, split: str) -> Labelled:
         """Return the labelled stays of a split; null labels are excluded, never false."""
@@ -114,6 +114,9 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
     timelines, representations = Path(config.timelines_dir[name]), Path(config.representations_dir[name])
     stays, outcomes = _read_stays(timelines)
     made_from = check_made_from("03_extract_reps", representations, timelines)
+    predictions = read_predictions(config.predictions_dir.get(name), timelines, outcomes)
+    for outcome, answers in read_zero_shot(representations, outcomes).items():
+        predictions.setdefault(outcome, {})[ZERO_SHOT] = answers
     splits = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
     vectors = {split: _read_vectors(representations, split, stays, config) for split in splits}
     site = Site(
@@ -124,7 +127,7 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
         ledger=artifacts.read_table("ledger", timelines),
         token_embeddings=artifacts.read_table("token_embeddings", representations).sort("token_id"),
         representations=vectors,
-        predictions=read_predictions(config.predictions_dir.get(name), timelines, outcomes),
+        predictions=predictions,
     )
     logger.info(
         "%s: %d stays, representations %s, predictions of %s",

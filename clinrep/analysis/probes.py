@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Representation, Site, describe_representation
+from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.config import lookup
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -87,10 +88,10 @@ def predict_test(sites: list[Site], outcomes: list[str], probes: list[FittedProb
 
 
 def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predicted]:
-    """Return the fine-tuned classifiers' predictions on test, for the sites and outcomes that have them."""
+    """Return the fine-tuned classifiers' and zero-shot predictions on test, where there are some."""
     collected = []
     for site, outcome in itertools.product(sites, outcomes):
-        if outcome not in site.predictions:
+        if not site.predictions.get(outcome, {}).keys() - {ZERO_SHOT}:
             logger.info("%s: no fine-tuned predictions of %s", site.name, outcome)
         stays = site.select_labelled(outcome, TEST_SPLIT)
         for model, predictions in site.predictions.get(outcome, {}).items():
