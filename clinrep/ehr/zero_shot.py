@@ -39,17 +39,9 @@ def read_questions(config: ExtractConfig, sequences: Sequences) -> Questions:
         lookup(dict.fromkeys(outcomes["outcome"].unique()), outcome, f"outcome of {directory}")
     is_event = np.stack([find_event_tokens(name, vocabulary, settings, directory) for name in asked.outcomes])
     is_end = _find_end_tokens(vocabulary, settings, directory)
-    timed = [name for name in asked.outcomes if name in OUTCOME_HOURS]
-    if asked.horizon_hours is not None:
-        timed.append("zero_shot.horizon_hours")
-    if timed and not settings["gap_minutes"]:
-        raise InputError(
-            f"{timed[0]} needs to know how time passes, but the timelines of {directory} have no gap tokens; "
-            f"run 00_tokenize.py and 01_pretrain.py with gap_minutes, or leave {timed[0]} out"
-        )
+    _check_time(asked.outcomes, asked.horizon_hours, settings, directory)
     seed = distributed.derive_seed(config.seed, "zero_shot_gaps")
-    has_clock = bool(settings["gap_minutes"])
-    clock = learn_clock(directory, vocabulary, settings, is_end, seed) if has_clock else None
+    clock = learn_clock(directory, vocabulary, settings, is_end, seed) if settings["gap_minutes"] else None
     if clock is None:
         logger.info("zero-shot: no gap tokens, so the first event sampled may be one before index_time")
     last_times = sequences.times[sequences.offsets[1:] - 1]
@@ -68,6 +60,17 @@ def read_questions(config: ExtractConfig, sequences: Sequences) -> Questions:
         never=np.array([sequences.pad_token_id]),
         clock=clock,
     )
+
+
+def _check_time(names: list[str], horizon_hours: float | None, settings: dict[str, Any], directory: Path) -> None:
+    """Refuse what only gap tokens can tell, where there are none."""
+    timed = [name for name in names if name in OUTCOME_HOURS]
+    timed += [] if horizon_hours is None else ["zero_shot.horizon_hours"]
+    if timed and not settings["gap_minutes"]:
+        raise InputError(
+            f"{timed[0]} needs to know how time passes, but the timelines of {directory} have no gap tokens; "
+            f"run 00_tokenize.py and 01_pretrain.py with gap_minutes, or leave {timed[0]} out"
+        )
 
 
 def _find_end_tokens(vocabulary: pl.DataFrame, settings: dict[str, Any], directory: Path) -> np.ndarray:
