@@ -91,7 +91,9 @@ def _join_labels(
     """Return for each outcome the rows (index_time, label) of the sequences, in their order."""
     if horizon_hours is not None:
         end = pl.col("index_time") + pl.duration(microseconds=round(horizon_hours * 3_600_000_000))
-        outcomes = outcomes.with_columns(label=pl.col("label") & (pl.col("event_time") <= end).fill_null(True))
+        is_within = (pl.col("event_time") <= end).fill_null(True)
+        # null and false would be false: who is excluded stays excluded
+        outcomes = outcomes.with_columns(label=pl.when(pl.col("label").is_not_null()).then(pl.col("label") & is_within))
     rows = outcomes.select("subject_id", "outcome", "index_time", "label")
     index_times = rows.select("subject_id", "index_time").unique("subject_id")
     stays = sequences.subjects.select("subject_id").join(
