@@ -66,7 +66,7 @@ def find_trained_positions(model: Any, max_length: int) -> int | None:
         logger.warning("the backbone does not say on how many positions it was trained; zero-shot may go beyond them")
     elif max_length >= known:
         raise InputError(
-            f"max_length is {max_length} but the backbone was trained on {known} positions (its block_size), which leaves "
-            f"zero-shot no room to continue; lower max_length, or use --zero_shot.beyond_trained_positions true"
+            f"max_length is {max_length} but the backbone was trained on {known} positions (its block_size): zero-shot "
+            "has no room to go on; lower max_length, or use --zero_shot.beyond_trained_positions true"
         )
     return known
