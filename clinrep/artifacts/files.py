@@ -97,11 +97,20 @@ def list_tokenizer_files(directory: Path) -> list[Path]:
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """Return `directory` when it is a run's, finished or not, else the runs in its folders, in order."""
-    if (directory / "DONE").is_file() or (directory / "config.yaml").is_file():
+    """Return `directory` when it is a run's, finished or not, else the runs directly in it, or in a grid's folders.
+
+    A grid's folders are called setting=value, one in the other; no other folder is searched: it may hold anything.
+    """
+    if _is_run(directory):
         return [directory]
-    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [run for folder in folders for run in find_runs(folder)]
+    runs = []
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        runs += find_runs(folder) if _is_run(folder) or "=" in folder.name else []
+    return runs
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / "DONE").is_file() or (directory / "config.yaml").is_file()
 
 
 def fingerprint_file(path: Path) -> str:

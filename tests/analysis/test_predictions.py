@@ -56,23 +56,24 @@ def test_the_same_settings_twice_are_refused(site, tmp_path):
         run_main(tmp_path / "out", *site.flags("demo"))
 
 
-def test_runs_are_found_at_any_depth_but_never_inside_a_run(site):
+def test_runs_are_found_as_deep_as_a_grid_puts_them_and_never_inside_a_run(site):
     inner = site.predictions / "icu_admission" / "trials" / "trial-0000"
     inner.mkdir(parents=True)
     (inner / "config.yaml").write_text("outcome: icu_admission\n")
-    add_run(site, "a/b/c", 0.1, seed=3)
+    add_run(site, "seed=1/fraction=0.05/outcome=x", 0.1, seed=3)
+    add_run(site, "aside/run", 0.1, seed=4)
     found = {str(path.relative_to(site.predictions)) for path in find_prediction_runs(site.predictions)}
-    assert "a/b/c" in found
+    assert "seed=1/fraction=0.05/outcome=x" in found
     assert "icu_admission" in found
-    assert not any("trial" in name for name in found)
+    assert not any("trial" in name or "aside" in name for name in found)
 
 
 def test_an_input_of_deeper_runs_changes_with_them(site):
-    add_run(site, "a/b", 0.1, seed=3)
+    add_run(site, "seed=3/outcome=x", 0.1, seed=3)
     before = artifacts.fingerprint(site.predictions)
     assert artifacts.fingerprint(site.predictions) == before
-    shutil.rmtree(site.predictions / "a")
-    add_run(site, "a/b", 0.2, seed=3)
+    shutil.rmtree(site.predictions / "seed=3")
+    add_run(site, "seed=3/outcome=x", 0.2, seed=3)
     assert artifacts.fingerprint(site.predictions) != before
 
 

@@ -68,7 +68,11 @@ def assert_alike(result: Result, expected: Result) -> None:
     assert result.timelines.keys() == expected.timelines.keys()
     different = [stay for stay, timeline in expected.timelines.items() if result.timelines[stay] != timeline]
     assert different == []
-    assert result.outcomes == expected.outcomes
+    # the sample (2.0) has no crrt_therapy, which the folders of 2.1 have
+    labels = [
+        {key: row for key, row in one.outcomes.items() if key[1] != "renal_replacement"} for one in (result, expected)
+    ]
+    assert labels[0] == labels[1]
     assert result.subjects == expected.subjects
 
 
