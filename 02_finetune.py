@@ -1,17 +1,21 @@
-"""Stage 02: fine-tune a classifier of one outcome on the first hours of every stay.
+"""Stage 02: fine-tune a classifier of one outcome on the first hours of every stay, or search for the settings to.
 
 Reads   --timelines_dir   finished directory of 00_tokenize.py
         --backbone_dir    finished directory of 01_pretrain.py (or --classifier_dir, of this stage)
 Writes  --output_dir      classifier/, predictions.parquet (every labelled stay of every split),
-                          checkpoints/, metrics.jsonl
+                          checkpoints/, metrics.jsonl; asked for, risk_over_time.parquet (after every token);
+                          of a search also search/ and trials/
 Run     python 02_finetune.py --config configs/ehr/demo/02_finetune.yaml --outcome in_hospital_death
 
 One outcome a run. SIGUSR1, SIGTERM or Ctrl-C saves, writes STOPPED and ends with exit code 75; the same
 command continues.
 """
 
-from clinrep.modality import load_stage
-from clinrep.run import open_run, run_stage
+from functools import partial
+from typing import Any
+
+from clinrep.modality import Modality, load_stage
+from clinrep.run import Run, open_run, run_stage
 from clinrep.stop_signal import StopSignal
 
 STAGE = "02_finetune"
@@ -21,30 +25,46 @@ def main(argv: list[str]) -> None:
     """Run stage 02 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
-        from clinrep import classification as classes  # late: torch loads slowly
-        from clinrep.training import Task, check_start, save_model, train
+        from clinrep.classification import list_outputs  # late: torch loads slowly, and Optuna is seldom needed
+        from clinrep.training import check_share
 
-        check_start(run, config.training, config.global_batch_size)
-        classifier = modality.load_classifier(config)
-        sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome, config.truncation)
-        classes.check_classes(sequences, config.outcome, config.metric_for_best)
-        data = classes.Classification(sequences, config.prediction_batch_size, config.training.precision)
-        task = Task(
-            dataset=data.train_items,
-            filler=data.train_items.make_filler(),
-            evaluate=data.validate,
-            items_per_step=config.global_batch_size,
-            collate=data.collate,
-            metric_for_best=f"eval_{config.metric_for_best}",
-            greater_is_better=config.metric_for_best != "loss",
-        )
-        classifier = train(classifier, task, config.training, run, stop)
-        if run.is_stopped:
-            return
-        predictions = data.predict(classifier, config.outcome)
-        if run.is_main:
-            save_model(classifier, run, "classifier", sequences.companions)
-            run.write("predictions", predictions)
+        if config.search.num_trials:
+            from clinrep.training.search import search
+
+            metric = {"metric": f"eval_{config.metric_for_best}", "greater_is_better": config.metric_for_best != "loss"}
+            search(
+                *(config, run, stop, partial(finetune, modality, stop)),
+                **metric,
+                save=write,
+                outputs=list_outputs(config),
+                check=check_share,
+            )
+        else:
+            trained = finetune(modality, stop, config, run)
+            if not run.is_stopped:
+                write(trained, run)
+
+
+def finetune(modality: Modality, stop: StopSignal, config: Any, run: Run, on_validation: Any = None) -> tuple[Any, Any]:
+    """Return the best classifier of one run, or of one trial of a search, and its data."""
+    from clinrep.classification import Classification
+    from clinrep.training import add_lora, check_start, make_rate_factors, merge_lora, train
+
+    check_start(run, config.training, config.global_batch_size)
+    classifier = modality.load_classifier(config)
+    sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome, config.truncation)
+    data = Classification(sequences, config)
+    classifier.item_loss = data.make_loss()
+    classifier = add_lora(classifier, config.lora, classifier.HEAD, config.seed)
+    rates = make_rate_factors(classifier, config.layer_learning_rate_decay, classifier.HEAD)
+    classifier = train(classifier, data.make_task(rates), config.training, run, stop, on_validation=on_validation)
+    return merge_lora(classifier), data
+
+
+def write(trained: tuple[Any, Any], run: Run) -> None:
+    """Write the classifier and its predictions."""
+    classifier, data = trained
+    data.write(classifier, run)
 
 
 if __name__ == "__main__":

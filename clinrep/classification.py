@@ -1,11 +1,13 @@
-"""Probabilities of a sequence classifier, and how good they are on validation.
+"""A sequence classifier's training data and probabilities, and how good they are on validation.
 
-B sequences, L positions, N sequences in all.
+B sequences, L positions, N sequences in all, T tokens in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +16,15 @@ import torch
 
 from clinrep import distributed
 from clinrep.analysis.metrics import compute_auprc, compute_auroc, rank
+from clinrep.class_losses import ItemLoss, make_loss
 from clinrep.config import InputError
-from clinrep.sequences import IGNORED, Item, LabelledItems, Sequences, iterate_batches, pad_left
+from clinrep.run import Run
+from clinrep.sequences import IGNORED, Item, LabelledItems, Sequences, iterate_batches, pad_left, pad_right
+from clinrep.training import Task, save_model
 
 Precision = Literal["fp32", "bf16"]
+
+logger = logging.getLogger("clinrep")
 
 
 class LeftPaddedCollator:
@@ -42,19 +49,35 @@ class LeftPaddedCollator:
         return {**batch, "labels": torch.tensor([item["label"] for item in items]), **counts}
 
 
-def check_classes(sequences: Sequences, outcome: str, metric_for_best: str) -> None:
+def check_classes(train: Sequences, val: Sequences, outcome: str, metric_for_best: str) -> None:
     """Refuse labels nothing can be learned from, or that leave the validation metric undefined."""
-    for split, remedy in (
-        ("train", "no classifier can learn from one class; take another outcome or more data"),
-        ("val", f"{metric_for_best} is undefined then: use --metric_for_best loss"),
-    ):
-        labels = sequences.labels[sequences.find_rows(split)]
+    remedies = {
+        "train": "no classifier can learn from one class; take another outcome or more data",
+        "val": f"{metric_for_best} is undefined then: use --metric_for_best loss",
+    }
+    for split, labels in (("train", train.labels), ("val", val.labels)):
         if len(labels) == 0:
             raise InputError(f"outcome {outcome}: the {split} split has no labelled stay; give 00 other fractions")
         needs_both = split == "train" or metric_for_best != "loss"
         if needs_both and labels.all() | ~labels.any():
             counts = f"{int(labels.sum())} of {len(labels)} stays with the event"
-            raise InputError(f"outcome {outcome}: the {split} split has {counts}; {remedy}")
+            raise InputError(f"outcome {outcome}: the {split} split has {counts}; {remedies[split]}")
+
+
+def take_fraction(sequences: Sequences, fraction: float, seed: int) -> Sequences:
+    """Return the sequences of a share of their patients, rounded up; all stays of a patient stay together.
+
+    For one seed the patients of a smaller share are among those of a larger one.
+    """
+    if fraction == 1:
+        return sequences
+    patients = sequences.subjects["patient_id"].unique().to_list()
+    patients.sort(key=lambda patient: (distributed.derive_seed(seed, f"training_fraction/{patient}"), patient))
+    chosen = pl.Series(patients[: math.ceil(fraction * len(patients))])
+    rows = np.flatnonzero(sequences.subjects["patient_id"].is_in(chosen.implode()).to_numpy())
+    words = "train: %d of %d patients and %d of %d stays are learned from (training_fraction %g)"
+    logger.info(words, len(chosen), len(patients), len(rows), len(sequences), fraction)
+    return sequences.take(rows)
 
 
 @torch.no_grad()
@@ -69,13 +92,38 @@ def predict_probabilities(
     device = next(model.parameters()).device
     mine = np.arange(distributed.get_rank(), len(sequences), distributed.get_world_size())
     probabilities = torch.zeros(len(sequences), dtype=torch.float64, device=device)
-    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024, batch_size=batch_size):
+    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024):
         chosen = mine[rows]
         batch = pad_left([sequences.get(row) for row in chosen], sequences.pad_token_id)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**batch, use_cache=False).logits
         probabilities[torch.from_numpy(chosen).to(device)] = logits.double().softmax(-1)[:, 1]
+    return distributed.sum_over_ranks(probabilities).cpu().numpy()
+
+
+@torch.no_grad()
+def predict_over_time(
+    model: torch.nn.Module, sequences: Sequences, batch_size: int, precision: Precision = "fp32"
+) -> np.ndarray:
+    """Return the probability of class 1 after every token, f32 (T,) in the order of `sequences`, on every rank.
+
+    One causal pass: the state at a token knows the tokens up to it and no other, so this is what a sequence that
+    ended there would get. `model` gives `.score_positions`, logits (B, L, 2) of right-padded input_ids (B, L).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    mine = np.arange(distributed.get_rank(), len(sequences), distributed.get_world_size())
+    probabilities = torch.zeros(len(sequences.tokens), dtype=torch.float32, device=device)
+    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024):
+        chosen = mine[rows]
+        input_ids = pad_right([sequences.get(row) for row in chosen], sequences.pad_token_id).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = model.score_positions(input_ids)  # type: ignore[operator]
+        found = logits.double().softmax(-1)[..., 1].float()
+        for row, values in zip(chosen, found, strict=True):
+            start, end = sequences.offsets[row : row + 2]
+            probabilities[start:end] = values[: end - start]
     return distributed.sum_over_ranks(probabilities).cpu().numpy()
 
 
@@ -97,21 +145,80 @@ def score_validation(labels: np.ndarray, probabilities: np.ndarray) -> dict[str,
 class Classification:
     """One outcome's sequences as the training loop and the predictions need them."""
 
-    def __init__(self, sequences: Sequences, batch_size: int, precision: Precision) -> None:
-        """Keep labelled sequences of every split, and how many to predict at once in which compute type."""
-        self._sequences, self._batch_size, self._precision = sequences, batch_size, precision
+    def __init__(self, sequences: Sequences, config: Any) -> None:
+        """Keep labelled sequences of every split and the settings of stage 02.
+
+        Raises:
+            InputError: labels nothing can be learned from, or that leave the validation metric undefined.
+        """
+        self._sequences, self._config = sequences, config
         self._val = sequences.select("val")
-        self.train_items = LabelledItems(sequences.select("train"))
-        self.collate = LeftPaddedCollator(sequences.pad_token_id)
+        train = take_fraction(sequences.select("train"), config.training_fraction, config.seed)
+        check_classes(train, self._val, config.outcome, config.metric_for_best)
+        seed = distributed.derive_seed(config.seed, "truncation") if config.random_truncation else None
+        self.train_items = LabelledItems(train, seed)
+        self.companions = sequences.companions
+
+    def make_task(self, find_rate_factor: Callable[[str], float] | None) -> Task:
+        """Return what is learned and how it is validated."""
+        return Task(
+            dataset=self.train_items,
+            filler=self.train_items.make_filler(),
+            evaluate=self.validate,
+            items_per_step=self._config.global_batch_size,
+            collate=LeftPaddedCollator(self._sequences.pad_token_id),
+            metric_for_best=f"eval_{self._config.metric_for_best}",
+            greater_is_better=self._config.metric_for_best != "loss",
+            find_rate_factor=find_rate_factor,
+        )
+
+    def make_loss(self) -> ItemLoss:
+        """Return the loss to minimize."""
+        return make_loss(self.train_items.labels, self._config)
 
     def validate(self, model: torch.nn.Module) -> dict[str, float]:
         """Return the metrics of `score_validation` on val, the same on every rank."""
-        probabilities = predict_probabilities(model, self._val, self._batch_size, self._precision)
-        return score_validation(self._val.labels, probabilities)
+        return score_validation(self._val.labels, self._predict(predict_probabilities, model, self._val))
 
-    def predict(self, model: torch.nn.Module, outcome: str) -> pl.DataFrame:
+    def predict(self, model: torch.nn.Module) -> pl.DataFrame:
         """Return table `predictions`: every labelled stay of every split, with its id."""
-        probabilities = predict_probabilities(model, self._sequences, self._batch_size, self._precision)
+        probabilities = self._predict(predict_probabilities, model, self._sequences)
         return self._sequences.subjects.select("subject_id", "split", "label").with_columns(
-            outcome=pl.lit(outcome), probability=pl.Series(probabilities, dtype=pl.Float32)
+            outcome=pl.lit(self._config.outcome), probability=pl.Series(probabilities, dtype=pl.Float32)
         )
+
+    def predict_over_time(self, model: torch.nn.Module) -> pl.DataFrame:
+        """Return table `risk_over_time`: every labelled stay of the splits that the settings name."""
+        is_asked = self._sequences.subjects["split"].is_in(self._config.risk_over_time).to_numpy()
+        sequences = self._sequences.take(np.flatnonzero(is_asked))
+        probabilities = self._predict(predict_over_time, model, sequences)
+        flat = pl.DataFrame(
+            {
+                "row": np.repeat(np.arange(len(sequences)), sequences.lengths),
+                "times": sequences.times,
+                "probability": probabilities,
+            }
+        )
+        lists = flat.group_by("row", maintain_order=True).agg("times", "probability").drop("row")
+        return pl.concat([sequences.subjects.select("subject_id", "split"), lists], how="horizontal").with_columns(
+            outcome=pl.lit(self._config.outcome),
+            model=pl.lit("classifier_urt" if self._config.random_truncation else "classifier"),
+        )
+
+    def write(self, model: torch.nn.Module, run: Run) -> None:
+        """Write `classifier/`, `predictions.parquet` and what else is asked for; every rank calls it."""
+        predictions = self.predict(model)
+        over_time = self.predict_over_time(model) if self._config.risk_over_time else None
+        save_model(model, run, "classifier", self.companions)
+        if run.is_main:
+            run.write("predictions", predictions)
+            if over_time is not None:
+                run.write("risk_over_time", over_time)
+
+    def _predict(self, predict: Callable[..., np.ndarray], model: torch.nn.Module, sequences: Sequences) -> np.ndarray:
+        return predict(model, sequences, self._config.prediction_batch_size, self._config.training.precision)
+
+
+def list_outputs(config: Any) -> list[str]:
+    """Return the names of what `Classification.write` writes with these settings."""
+    return ["classifier", "predictions.parquet"] + (["risk_over_time.parquet"] if config.risk_over_time else [])

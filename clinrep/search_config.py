@@ -6,9 +6,10 @@ import dataclasses
 import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from clinrep.config import FREE_SETTINGS, InputError, lookup, require
+from clinrep.config import FREE_SETTINGS, InputError, StageConfig, lookup, require
 
 ConfigT = TypeVar("ConfigT")
 
@@ -62,6 +63,29 @@ class SearchConfig:
         require(worker is None or trials > 0, "search.worker", worker, rule, remedy)
         rule, remedy = "be 0 without a search.space", "name the settings to search there"
         require(bool(self.space) or trials == 0, "search.num_trials", trials, rule, remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedConfig(StageConfig):
+    """Settings of a stage whose settings can be searched; it declares the group `search` itself.
+
+    (jsonargparse looks for the class of a group in the module of the last subclass only.)
+    """
+
+    if TYPE_CHECKING:
+        search: SearchConfig
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of this process's run; of one that shares a search, a folder of its own in output_dir."""
+        if self.search.worker is None:
+            return super().run_dir
+        return super().run_dir / "workers" / f"worker-{self.search.worker}"
+
+    @property
+    def shared_folders(self) -> frozenset[str]:
+        """Folders of `output_dir` that workers of a search may have made before the run that takes its result."""
+        return frozenset({"search", "trials", "workers"} if self.search.num_trials else ())
 
 
 def check_space(config: Any) -> dict[str, SearchRange]:

@@ -87,21 +87,42 @@ class Item(TypedDict):
 
 
 class LabelledItems(torch.utils.data.Dataset[Item]):
-    """Sequences with their labels, as the training loop takes them."""
+    """Sequences with their labels, as the training loop takes them: whole, or cut anew each epoch.
 
-    def __init__(self, sequences: Sequences) -> None:
-        """Keep `sequences`, which must have labels."""
+    Cut, a sequence of T tokens keeps its first 1 to T, each number as likely (uniformly random truncation, URT).
+    What is drawn depends on the seed, the epoch and the sequence's place alone, so it is the same on every rank, in
+    every worker and after a resume.
+    """
+
+    def __init__(self, sequences: Sequences, truncation_seed: int | None = None) -> None:
+        """Keep `sequences`, which must have labels; with a seed they are cut."""
         self._sequences, self._labels = sequences, sequences.labels.astype(np.int64)
+        self._truncation_seed = truncation_seed
+        self.lengths = sequences.lengths
+        """Tokens of each item in this epoch, i64 (N,)."""
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw where the sequences end in `epoch`."""
+        if self._truncation_seed is not None:
+            generator = np.random.default_rng((self._truncation_seed, epoch))
+            self.lengths = generator.integers(1, self._sequences.lengths, endpoint=True)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, bool (N,)."""
+        return self._sequences.labels
 
     def __len__(self) -> int:
         return len(self._sequences)
 
     def __getitem__(self, index: int) -> Item:
-        return {"tokens": self._sequences.get(index), "label": int(self._labels[index])}
+        tokens = self._sequences.get(index)[: self.lengths[index]]
+        return {"tokens": tokens, "label": int(self._labels[index])}
 
     def make_filler(self) -> Item:
         """Return a sequence that no loss counts."""
-        return {"tokens": self._sequences.get(0), "label": IGNORED}
+        return {"tokens": self._sequences.get(0)[:1], "label": IGNORED}
 
 
 def pad_left(sequences: list[np.ndarray], pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -12,6 +12,27 @@ TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA, Hu et al. 2022): little is trained, beside weights that stay as they are."""
+
+    rank: int = 0
+    """Rank of the adapters; 0: none, all weights are trained. The head always is."""
+    alpha: int = 16
+    """The adapters' product counts alpha / rank times."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs dropped in training."""
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    """Names of the linear layers that get an adapter, in every transformer layer."""
+
+    def __post_init__(self) -> None:
+        """Refuse adapters that are none."""
+        require(self.rank >= 0, "lora.rank", self.rank, "be 0 or more", "try 8")
+        require(self.alpha > 0, "lora.alpha", self.alpha, "be above 0", "use twice the rank")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "be in [0, 1)", "use 0")
+        require(bool(self.targets), "lora.targets", self.targets, "name a layer", "use [q_proj, v_proj]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How the weights are trained; each field maps onto transformers.TrainingArguments."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections import Counter
@@ -15,19 +16,13 @@ import yaml
 
 from clinrep.config import InputError
 from clinrep.ehr import events, scan, store
+from clinrep.ehr.configs.tokenize import MANUSCRIPT_OUTCOMES
+from clinrep.ehr.outcomes import OUTCOMES
 from clinrep.ehr.tokenizer import find_token_id
 from tests.ehr.brute_checks import check_against_brute_force, check_ledger, check_unknown
 from tests.ehr.brute_force import BruteForce
-from tests.ehr.tiny_clif import (
-    RECOMMENDED,
-    ROOT,
-    Result,
-    make_stays,
-    read_run,
-    run_main,
-    run_script,
-    write_tiny_clif,
-)
+from tests.ehr.brute_outcomes import label
+from tests.ehr.tiny_clif import RECOMMENDED, ROOT, Result, make_stays, read_run, run_main, run_script, write_tiny_clif
 from tests.ehr.tiny_tables import at
 
 DEMO = ROOT / "configs" / "ehr" / "demo" / "00_tokenize.yaml"
@@ -96,7 +91,9 @@ def demo_brute_force() -> BruteForce:
 
 def test_demo_settings_are_the_recommended_ones():
     demo, recommended = (yaml.safe_load(path.read_text()) for path in (DEMO, RECOMMENDED))
-    assert demo == {**recommended, "clif_dir": "sample_data/clif_demo", "output_dir": "runs/demo/00_tokenize"}
+    paths = {"clif_dir": "sample_data/clif_demo", "output_dir": "runs/demo/00_tokenize"}
+    assert demo == {**recommended, **paths, "outcomes": list(MANUSCRIPT_OUTCOMES)}
+    assert recommended["outcomes"] == list(OUTCOMES)  # the sample is too small for the rare ones
 
 
 @pytest.mark.slow
@@ -130,6 +127,25 @@ def test_numbers_of_the_audit(demo: Result):
     expected = {DEATH: (9, 2, 3), LONG: (69, 12, 10), ICU: (21, 4, 2), IMV: (17, 1, 1)}
     splits = ("train", "val", "test")
     assert {name: tuple(positives[name, split] for split in splits) for name in expected} == expected
+
+
+@pytest.mark.slow
+def test_other_outcomes_of_the_sample(tmp_path: Path, demo_brute_force: BruteForce):
+    others = list(OUTCOMES)[4:]
+    result = read_run(run_main(DEMO, tmp_path / "run", f"--outcomes=[{','.join(others)}]"))
+    brute = copy.copy(demo_brute_force)
+    brute.settings = {**brute.settings, "outcomes": others}
+    brute.outcomes = label(brute)
+    check_against_brute_force(result, brute)
+    found = {o: [r[1] for (_, name), r in result.outcomes.items() if name == o] for o in others}
+    # This edition tells deaths in hospital only; of 100 stays in an ICU within 24 h (A7), one was there twice by then.
+    assert {name: tuple(map(labels.count, (True, False, None))) for name, labels in found.items()} == {
+        "death_within_30_days": (14, 142, 89),
+        "icu_readmission": (7, 92, 146),
+        "renal_replacement": (0, 0, 245),
+        "hospice_discharge": (5, 240, 0),
+        "discharge_against_advice": (4, 241, 0),
+    }
 
 
 def test_every_row_of_the_sample_is_read(demo: Result):

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
 from clinrep.config import InputError
@@ -108,6 +110,92 @@ def test_a_classifier_continues(root, finished):
     assert (root / "three" / "classifier" / "model.safetensors").is_file()
 
 
+def test_risk_over_time_ends_with_the_prediction(root):
+    more = ["--risk_over_time", "[test]", "--random_truncation", "true", "--training.max_steps", "4"]
+    load_main(STAGE)(flags(root, "over_time", *more, "--training.eval_steps", "2"))
+    risks = artifacts.read_table("risk_over_time", root / "over_time")
+    predictions = artifacts.read_table("predictions", root / "over_time").filter(pl.col("split") == "test")
+    both = risks.join(predictions, on="subject_id", suffix="_end")
+    assert both.height == risks.height == predictions.height
+    assert set(risks["model"]) == {"classifier_urt"}
+    last = both["probability"].list.last() - both["probability_end"]
+    assert last.abs().max() < 1e-5
+    assert (both["probability"].list.len() == both["times"].list.len()).all()
+    assert artifacts.read_done(root / "over_time", STAGE)["rows"]["risk_over_time"] == risks.height
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--loss", "balanced", "--layer_learning_rate_decay", "0.5"],
+        ["--loss", "focal", "--lora.rank", "4", "--lora.dropout", "0.1", "--random_truncation", "true"],
+    ],
+    ids=["layer_rates", "lora"],
+)
+def test_a_stopped_run_with_its_own_rates_or_adapters_goes_on_exactly(root, more, monkeypatch):
+    """The optimizer's groups, the adapters and the cuts are those of the run never stopped."""
+    more = [*more, "--training.num_epochs", "2", "--training.eval_steps", "3"]
+    name = more[1]
+    load_main(STAGE)(flags(root, f"{name}_whole", *more))
+    asked = {"times": 0}
+
+    def stop_at_7(self):
+        asked["times"] += 1
+        self.name = "SIGUSR1" if asked["times"] >= 7 else None
+        return self.name is not None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clinrep.stop_signal.StopSignal.agree", stop_at_7)
+        with pytest.raises(SystemExit) as caught:
+            load_main(STAGE)(flags(root, f"{name}_parts", *more))
+        assert caught.value.code == 75
+    assert not (root / f"{name}_parts" / "classifier").exists()
+    load_main(STAGE)(flags(root, f"{name}_parts", *more))
+    whole, parts = (read_losses(root / f"{name}_{part}") for part in ("whole", "parts"))
+    assert len(whole) > 8
+    assert whole == parts
+    one, two = (artifacts.read_table("predictions", root / f"{name}_{part}") for part in ("whole", "parts"))
+    assert one.equals(two)
+
+
+def test_lower_layers_learn_more_slowly(root):
+    """Adam's first step moves a weight by its learning rate whatever the gradient."""
+    more = ["--layer_learning_rate_decay", "0.5", "--training.max_steps", "1", "--training.eval_steps", "1"]
+    load_main(STAGE)(flags(root, "rates", *more))
+    before = load_file(root / "01_pretrain" / "backbone" / "model.safetensors")
+    after = load_file(root / "rates" / "classifier" / "model.safetensors")
+    moved = {name: (after[name] - before[name]).abs().max().item() / 0.01 for name in before if name in after}
+    for part, factor in (("layers.1.mlp", 0.5), ("layers.0.mlp", 0.25), ("embed_tokens", 0.125)):
+        found = max(value for name, value in moved.items() if part in name)
+        assert found == pytest.approx(factor, rel=0.02), part
+
+
+def read_losses(directory: Path) -> list[tuple[int, float, float]]:
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    values = {(record["step"], record["name"]): record["value"] for record in records}
+    steps = sorted({step for step, name in values if name == "loss"})
+    return [(step, values[step, "loss"], values[step, "learning_rate"]) for step in steps]
+
+
+def test_a_search_for_auroc_goes_upwards_and_its_best_trial_is_the_result(root):
+    space = {"training.learning_rate": {"choices": [1e-7, 0.01]}, "lora.rank": {"choices": [0, 2]}}
+    more = ["--metric_for_best", "auroc", "--search.num_trials", "4", "--search.space", json.dumps(space)]
+    load_main(STAGE)(flags(root, "searched", *more, "--search.pruner", "none", "--training.num_epochs", "2"))
+    directory = root / "searched"
+    trials = pl.read_csv(directory / "search" / "trials.csv")
+    assert trials["eval_auroc"].n_unique() > 1
+    best = trials.filter(pl.col("eval_auroc") == trials["eval_auroc"].max())["number"][0]
+    folder = directory / "trials" / f"trial-{best:04d}"
+    predictions = artifacts.read_table("predictions", directory)
+    assert predictions.equals(pl.read_parquet(folder / "predictions.parquet"))
+    for number in set(trials["number"]) - {best}:
+        kept = {path.name for path in (directory / "trials" / f"trial-{number:04d}").iterdir()}
+        assert not kept & {"classifier", "predictions.parquet", "checkpoints"}
+    val = predictions.filter(pl.col("split") == "val")
+    found = roc_auc_score(val["label"].to_numpy(), val["probability"].to_numpy())
+    assert found == pytest.approx(trials["eval_auroc"].max(), abs=1e-9)
+
+
 @pytest.mark.slow
 def test_two_ranks_predict_what_one_rank_predicts(root):
     more = ["--training.max_steps", "3", "--training.eval_steps", "3"]
@@ -164,6 +252,9 @@ def test_compiling_ever_other_lengths_is_refused(root):
         (["--outcome", "icu"], "unknown outcome"),
         (["--timelines_dir", "nowhere"], "--timelines_dir nowhere does not exist"),
         (["--training.learning_rat", "1"], "learning_rat"),
+        (["--lora.rank", "2", "--lora.targets", "[query]"], "lora.targets holds 'query'"),
+        (["--risk_over_time", "[tset]"], "unknown split in risk_over_time 'tset'"),
+        (["--training_fraction", "0"], "training_fraction is 0.0 but must be above 0"),
     ],
 )
 def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):

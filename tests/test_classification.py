@@ -47,6 +47,10 @@ def labelled(dirs) -> Sequences:
     return load_sequences(str(dirs[0]), 64, "imv_event")
 
 
+def make_data(dirs: tuple[Path, Path], data: Sequences, **changes) -> classification.Classification:
+    return classification.Classification(data, make_config(dirs, metric_for_best="loss", **changes))
+
+
 def predict_alone(model: LlamaClassifier, data: Sequences) -> np.ndarray:
     """Return logits (N, 2), each sequence by itself and unpadded."""
     with torch.no_grad():
@@ -76,15 +80,15 @@ def test_right_padding_by_hand():
     assert sequences.pad_right([np.array([5, 6, 7]), np.array([8])], 0).tolist() == [[5, 6, 7], [8, 0, 0]]
 
 
-def test_predictions_stand_beside_their_ids_whatever_the_batches(model, labelled):
+def test_predictions_stand_beside_their_ids_whatever_the_batches(dirs, model, labelled):
     expected = torch.from_numpy(predict_alone(model, labelled)).double().softmax(-1)[:, 1].numpy()
     for batch_size in (1, 7, 100):
-        table = classification.Classification(labelled, batch_size, "fp32").predict(model, "imv_event")
+        table = make_data(dirs, labelled, prediction_batch_size=batch_size).predict(model)
         assert table["subject_id"].to_list() == labelled.subjects["subject_id"].to_list()
         assert np.abs(table["probability"].to_numpy() - expected).max() < 1e-5
     assert set(table["split"]) == {"train", "val", "test"}
     shuffled = labelled.take(np.random.default_rng(0).permutation(len(labelled)))
-    again = classification.Classification(shuffled, 7, "fp32").predict(model, "imv_event").sort("subject_id")
+    again = make_data(dirs, shuffled, prediction_batch_size=7).predict(model).sort("subject_id")
     assert np.abs(again["probability"].to_numpy() - table.sort("subject_id")["probability"].to_numpy()).max() < 1e-5
 
 
@@ -157,14 +161,14 @@ def test_classes_nothing_can_be_learned_from_are_refused(labelled, train, val, m
         subjects, labelled.tokens[: len(labels)], labelled.times[: len(labels)], offsets, 0, labelled.vocabulary_path
     )
     with pytest.raises(InputError, match=message):
-        classification.check_classes(data, "imv_event", metric)
+        classification.check_classes(data.select("train"), data.select("val"), "imv_event", metric)
 
 
 def test_one_class_in_validation_is_fine_for_the_loss(labelled):
     subjects = pl.DataFrame({"subject_id": ["a", "b", "c"], "split": ["train", "train", "val"]})
     subjects = subjects.with_columns(label=pl.Series([True, False, False]))
     data = Sequences(subjects, labelled.tokens[:3], labelled.times[:3], np.arange(4), 0, labelled.vocabulary_path)
-    classification.check_classes(data, "imv_event", "loss")
+    classification.check_classes(data.select("train"), data.select("val"), "imv_event", "loss")
 
 
 def test_a_backbone_of_another_vocabulary_is_refused(dirs, tmp_path):
@@ -215,3 +219,99 @@ def test_the_head_follows_the_seed_and_the_backbone_does_not(dirs):
 def test_exactly_one_start_is_asked_for(dirs, given):
     with pytest.raises(ValueError, match="give one of the two"):
         make_config(dirs, **given)
+
+
+def test_the_risk_after_every_token_is_that_of_every_prefix(dirs, model, labelled):
+    table = make_data(dirs, labelled, risk_over_time=["val", "test"], prediction_batch_size=1).predict_over_time(model)
+    rows = {row["subject_id"]: row for row in table.iter_rows(named=True)}
+    assert set(table["model"]) == {"classifier"}
+    assert set(table["outcome"]) == {"imv_event"}
+    expected = labelled.subjects.with_row_index("row").filter(pl.col("split") != "train")
+    assert sorted(rows) == sorted(expected["subject_id"])
+    for row, subject_id, split in expected.select("row", "subject_id", "split").iter_rows():
+        tokens = labelled.get(row).astype(np.int64)
+        assert rows[subject_id]["times"] == labelled.get_times(row).tolist()
+        assert rows[subject_id]["split"] == split
+        prefixes = pad_left([tokens[: end + 1] for end in range(len(tokens))], labelled.pad_token_id)
+        with torch.no_grad():
+            alone = model(**prefixes).logits.double().softmax(-1)[:, 1].numpy()
+        assert len(rows[subject_id]["probability"]) == len(tokens)
+        assert np.abs(np.array(rows[subject_id]["probability"]) - alone).max() < 1e-5
+
+
+def test_truncation_is_drawn_anew_each_epoch_over_all_lengths_and_from_the_seed_alone(labelled):
+    whole = sequences.LabelledItems(labelled)
+    assert all(np.array_equal(whole[row]["tokens"], labelled.get(row)) for row in range(len(labelled)))
+    items, same, other = (sequences.LabelledItems(labelled, seed) for seed in (1, 1, 2))
+    drawn = []
+    for epoch in range(400):
+        items.set_epoch(epoch)
+        for row in (0, len(labelled) - 1):
+            tokens = items[row]["tokens"]
+            assert np.array_equal(tokens, labelled.get(row)[: len(tokens)])
+        drawn.append(items.lengths)
+    drawn = np.array(drawn)
+    assert (drawn.min(axis=0) >= 1).all()
+    # uniform on 1..T: every stay is seen nearly whole and nearly empty, and half on average
+    assert np.abs((drawn.mean(axis=0) - 0.5) / labelled.lengths - 0.5).max() < 0.08
+    shortest = int(np.argmin(labelled.lengths))
+    counts = np.bincount(drawn[:, shortest], minlength=labelled.lengths[shortest] + 1)[1:]
+    assert counts.min() > 0
+    same.set_epoch(399)
+    other.set_epoch(399)
+    assert np.array_equal(same.lengths, drawn[-1])
+    assert not np.array_equal(other.lengths, drawn[-1])
+    assert len(np.unique(drawn, axis=0)) == 400
+
+
+def test_only_train_is_truncated(dirs, model, labelled):
+    plain, cut = (make_data(dirs, labelled, random_truncation=is_cut) for is_cut in (False, True))
+    assert (cut.train_items.lengths < plain.train_items.lengths).any()
+    assert plain.predict(model).equals(cut.predict(model))
+    assert plain.validate(model) == cut.validate(model)
+    over_time = make_data(dirs, labelled, random_truncation=True, risk_over_time=["test"]).predict_over_time(model)
+    assert set(over_time["model"]) == {"classifier_urt"}
+
+
+def test_fractions_are_of_patients_and_nested():
+    rng = np.random.default_rng(0)
+    patients = np.sort(rng.integers(0, 400, 1000))
+    subjects = pl.DataFrame({"subject_id": [f"H{i}" for i in range(1000)], "patient_id": [f"P{p}" for p in patients]})
+    tokens = np.arange(1000, dtype=np.uint32)
+    times = np.zeros(1000, dtype="datetime64[us]")
+    data = Sequences(subjects, tokens, times, np.arange(1001), 0, Path("vocabulary.parquet"))
+    num_patients = subjects["patient_id"].n_unique()
+    before: set[str] = set()
+    for fraction in (0.0001, 0.05, 0.25, 0.6, 1.0):
+        taken = classification.take_fraction(data, fraction, seed=3)
+        chosen = set(taken.subjects["patient_id"])
+        assert len(chosen) == int(np.ceil(fraction * num_patients))
+        assert before <= chosen
+        assert taken.subjects.height == subjects.filter(pl.col("patient_id").is_in(list(chosen))).height
+        assert [f"H{token}" for token in taken.tokens] == taken.subjects["subject_id"].to_list()
+        before = chosen
+    small, shuffled = classification.take_fraction(data, 0.3, 3), data.take(rng.permutation(1000))
+    again = classification.take_fraction(shuffled, 0.3, 3)
+    assert set(again.subjects["subject_id"]) == set(small.subjects["subject_id"]), "told by ids, not by row order"
+    assert set(classification.take_fraction(data, 0.3, 4).subjects["patient_id"]) != set(small.subjects["patient_id"])
+
+
+def test_a_fraction_of_one_class_is_refused(dirs, labelled):
+    """What is learned from must hold both classes, whatever the whole split holds."""
+    with pytest.raises(InputError, match=r"the train split has . of 1 stays with the event"):
+        make_data(dirs, labelled, training_fraction=1e-6)
+
+
+def test_a_classifier_of_another_outcome_is_named(dirs, model, tmp_path, caplog):
+    model.save_pretrained(tmp_path / "run" / "classifier")
+    for name in ("vocabulary.parquet", "quantiles.parquet"):
+        (tmp_path / "run" / "classifier" / name).write_bytes((dirs[0] / name).read_bytes())
+    (tmp_path / "run" / "config.yaml").write_text(f"outcome: imv_event\ntimelines_dir: {dirs[0]}\n")
+    artifacts.write_done(tmp_path / "run", "02_finetune", {}, {"timelines_dir": artifacts.fingerprint(dirs[0])})
+    start = {"backbone_dir": None, "classifier_dir": str(tmp_path / "run")}
+    for outcome, is_named in (("imv_event", False), ("icu_admission", True)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            again = load_classifier(make_config(dirs, outcome=outcome, **start))
+        assert ("was trained on imv_event" in caplog.text) == is_named
+        assert torch.equal(again.score.weight, model.score.weight)

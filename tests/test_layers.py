@@ -28,11 +28,12 @@ FLOOR = {
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
-              "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
+              "clinrep/classification.py", "clinrep/class_losses.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),
     "optuna": ("clinrep/training/",),
+    "peft": ("clinrep/training/",),
     "submitit": ("clinrep/slurm/",),
 }  # fmt: skip
 

@@ -463,7 +463,7 @@ def test_a_rank_that_dies_leaves_the_trial_to_be_continued(tmp_path):
 
 def test_weights_come_before_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(search_module, "save_model", lambda *unused: None)
-    with pytest.raises(AssertionError, match="weights come first"):
+    with pytest.raises(AssertionError, match="outputs come first"):
         go(make(tmp_path))
     assert [trial["state"] for trial in read_journal(tmp_path)] == [RUNNING]
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clinrep.stop_signal import StopSignal
@@ -53,7 +54,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
 
 def test_the_order_of_items_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochSampler(20, seed)
+        sampler = EpochSampler(FilledDataset(list(range(20)), 4, -1), 4, seed)  # type: ignore[arg-type]
         sampler.start_epoch(epoch)
         return list(sampler)
 
@@ -62,6 +63,24 @@ def test_the_order_of_items_is_a_function_of_seed_and_epoch() -> None:
     assert len({tuple(order(*which)) for which in ((1, 0), (1, 1), (1, 2), (2, 0), (2, 1))}) == 5
     assert not hasattr(EpochSampler, "set_epoch"), "accelerate would drive it too, by its own count"
     assert not hasattr(EpochSampler, "generator"), "accelerate would put a generator there"
+
+
+class Lengthy(list[int]):
+    """Items with lengths."""
+
+    lengths = np.array([5, 1, 9, 3, 7, 2, 8, 4, 6, 10])
+
+
+def test_items_of_a_step_are_the_same_with_lengths_but_come_longest_first() -> None:
+    plain = FilledDataset(list(range(10)), 4, -1)  # type: ignore[arg-type]
+    lengthy = FilledDataset(Lengthy(range(10)), 4, -1)  # type: ignore[arg-type]
+    orders = [list(EpochSampler(dataset, 4, seed=1)) for dataset in (plain, lengthy)]
+    steps = [[order[start : start + 4] for start in range(0, 12, 4)] for order in orders]
+    assert [sorted(step) for step in steps[0]] == [sorted(step) for step in steps[1]]
+    lengths = [*Lengthy.lengths, 0, 0]
+    for step in steps[1]:
+        assert [lengths[item] for item in step] == sorted((lengths[item] for item in step), reverse=True)
+    assert steps[0] != steps[1]
 
 
 def test_the_filler_completes_the_last_step() -> None:

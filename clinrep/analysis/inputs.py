@@ -11,7 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinrep import artifacts
+from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.predictions import read_predictions
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError, lookup
 from clinrep.run import show_progress
@@ -61,8 +63,8 @@ class Site:
     token_embeddings: pl.DataFrame
     representations: dict[str, dict[Representation, Vectors]]
     """By split."""
-    predictions: dict[str, pl.DataFrame]
-    """predictions.parquet by outcome."""
+    predictions: dict[str, dict[str, pl.DataFrame]]
+    """predictions.parquet by outcome and model."""
 
     def select_labelled(self, outcome: str, split: str) -> Labelled:
         """Return the labelled stays of a split; null labels are excluded, never false."""
@@ -98,7 +100,7 @@ def choose_outcomes(sites: list[Site], config: AnalyzeConfig) -> list[str]:
 def _read_site(name: str, config: AnalyzeConfig) -> Site:
     timelines, representations = Path(config.timelines_dir[name]), Path(config.representations_dir[name])
     stays, outcomes = _read_stays(timelines)
-    made_from = _check_made_from("03_extract_reps", representations, timelines)
+    made_from = check_made_from("03_extract_reps", representations, timelines)
     splits = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
     vectors = {split: _read_vectors(representations, split, stays, config) for split in splits}
     site = Site(
@@ -109,7 +111,7 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
         ledger=artifacts.read_table("ledger", timelines),
         token_embeddings=artifacts.read_table("token_embeddings", representations).sort("token_id"),
         representations=vectors,
-        predictions=_read_predictions(config.predictions_dir.get(name), timelines, outcomes),
+        predictions=read_predictions(config.predictions_dir.get(name), timelines, outcomes),
     )
     logger.info(
         "%s: %d stays, representations %s, predictions of %s",
@@ -129,13 +131,13 @@ def describe_representation(source: str, key: Representation) -> str:
 def _read_stays(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the stays that have a timeline with their split, and their outcomes."""
     splits = artifacts.read_table("splits", directory)
-    _require_unique(splits, ["subject_id"], directory / "splits.parquet")
+    require_unique(splits, ["subject_id"], directory / "splits.parquet")
     num_split = splits.unique(["patient_id", "split"]).height - splits["patient_id"].n_unique()
     if num_split:
         raise ArtifactError(f"{directory / 'splits.parquet'}: {num_split} patients are in more than one split")
 
     subjects = artifacts.read_table("subjects", directory)
-    _require_unique(subjects, ["subject_id"], directory / "subjects.parquet")
+    require_unique(subjects, ["subject_id"], directory / "subjects.parquet")
     stays = subjects.join(splits, on=["subject_id", "patient_id"], how="left").sort("subject_id")
     num_lost = stays["split"].null_count()
     if num_lost:
@@ -145,10 +147,10 @@ def _read_stays(directory: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         )
 
     outcomes = artifacts.read_table("outcomes", directory)
-    _require_unique(outcomes, ["subject_id", "outcome"], directory / "outcomes.parquet")
+    require_unique(outcomes, ["subject_id", "outcome"], directory / "outcomes.parquet")
     for (outcome,), rows in outcomes.partition_by("outcome", as_dict=True).items():
         what = f"{directory / 'outcomes.parquet'}, outcome {outcome}"
-        _require_same_subjects(rows["subject_id"], stays["subject_id"], what, "subjects.parquet")
+        require_same_subjects(rows["subject_id"], stays["subject_id"], what, "subjects.parquet")
     return stays, outcomes.join(stays.select("subject_id", "patient_id", "split"), on="subject_id")
 
 
@@ -158,7 +160,7 @@ def _read_vectors(
     """Return the representations of one split, each with a row for every stay of the split."""
     table = artifacts.read_table("representations", directory, split)
     where = f"{directory}/representations/{split}"
-    _require_unique(table, ["subject_id", "layer", "pooling"], where)
+    require_unique(table, ["subject_id", "layer", "pooling"], where)
     for column, wanted in (("layer", config.layers), ("pooling", config.poolings)):
         known = {str(value): value for value in table[column].unique()}
         chosen = [lookup(known, str(value), f"{column} in {where}") for value in wanted or known.values()]
@@ -168,58 +170,12 @@ def _read_vectors(
         rows = table.filter((pl.col("layer") == layer) & (pl.col("pooling") == pooling))
         what = f"{where}, layer {layer}, pooling {pooling}"
         expected = stays.filter(pl.col("split") == split)["subject_id"]
-        _require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines")
+        require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines")
         values = rows["representation"].to_numpy()
         if not np.isfinite(values).all():
             raise ArtifactError(f"{what}: vectors hold NaN or infinity; run 03_extract_reps.py again")
         vectors[int(layer), str(pooling)] = Vectors(rows["subject_id"], values)
     return vectors
-
-
-def _read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return a site's predictions by outcome, checked against the labels; {} where none are given."""
-    predictions: dict[str, pl.DataFrame] = {}
-    for directory in find_prediction_runs(Path(given)) if given else []:
-        _check_made_from("02_finetune", directory, timelines)
-        table = artifacts.read_table("predictions", directory)
-        _require_unique(table, ["subject_id", "outcome"], directory / "predictions.parquet")
-        for (outcome,), rows in table.partition_by("outcome", as_dict=True).items():
-            if outcome in predictions:
-                raise InputError(f"predictions of {outcome} occur twice under {given}; keep one directory an outcome")
-            _check_predictions(rows, outcomes, f"{directory / 'predictions.parquet'}, outcome {outcome}")
-            predictions[str(outcome)] = rows
-    return predictions
-
-
-def find_prediction_runs(directory: Path) -> list[Path]:
-    """Return `directory` when it is a run of stage 02, else the runs directly in it."""
-    if (directory / "DONE").is_file() or (directory / "config.yaml").is_file():
-        return [directory]
-    runs = sorted(path.parent for path in directory.glob("*/config.yaml"))
-    if not runs:
-        raise ArtifactError(f"{directory} holds no run of 02_finetune.py, neither itself nor in a folder; run it first")
-    return runs
-
-
-def _check_predictions(rows: pl.DataFrame, outcomes: pl.DataFrame, what: str) -> None:
-    """Refuse predictions whose test stays, labels or probabilities are not what they must be."""
-    labelled = outcomes.filter((pl.col("outcome") == rows["outcome"][0]) & pl.col("label").is_not_null())
-    tested, expected = (frame.filter(pl.col("split") == TEST_SPLIT) for frame in (rows, labelled))
-    _require_same_subjects(tested["subject_id"], expected["subject_id"], what, "the labelled test stays of outcomes")
-    both = rows.join(labelled, on="subject_id", suffix="_true")
-    num_different = both.filter(pl.col("label") != pl.col("label_true")).height
-    if num_different:
-        raise InputError(f"{what}: {num_different} labels differ from outcomes.parquet; run 02_finetune.py again")
-    if not rows["probability"].is_between(0, 1).all():
-        raise ArtifactError(f"{what}: probabilities must be in [0, 1]; run 02_finetune.py again")
-
-
-def _check_made_from(stage: str, directory: Path, timelines: Path) -> dict[str, str]:
-    """Return the input digests of a run, refusing one made from other timelines than the site's."""
-    inputs: dict[str, str] = artifacts.read_done(directory, stage).get("inputs", {})
-    if inputs.get("timelines_dir") not in (None, artifacts.fingerprint(timelines)):
-        raise InputError(f"{directory} was made from other timelines than {timelines}; run {stage}.py on these")
-    return inputs
 
 
 def _check_comparable(first: Site, other: Site) -> None:
@@ -236,21 +192,4 @@ def _check_comparable(first: Site, other: Site) -> None:
         raise InputError(
             f"{names} have representations of different models (their token_embeddings.parquet differ); "
             "extract both with one backbone"
-        )
-
-
-def _require_unique(frame: pl.DataFrame, keys: list[str], where: Path | str) -> None:
-    num_repeated = frame.height - frame.select(keys).n_unique()
-    if num_repeated:
-        raise ArtifactError(f"{where}: {num_repeated} rows repeat a ({', '.join(keys)}) that must be unique")
-
-
-def _require_same_subjects(found: pl.Series, expected: pl.Series, what: str, whose: str) -> None:
-    """Refuse two sets of stays that differ, saying by how many (an id would be a patient's data)."""
-    num_missing = expected.is_in(found.implode()).not_().sum()
-    num_extra = found.is_in(expected.implode()).not_().sum()
-    if num_missing or num_extra:
-        raise InputError(
-            f"{what}: {num_missing} of {expected.len()} stays of {whose} are missing and "
-            f"{num_extra} stays are not among them; both must come from one run of 00_tokenize.py"
         )

@@ -25,7 +25,7 @@ from clinrep.run import show_progress
 
 logger = logging.getLogger("clinrep")
 
-CLASSIFIER, NO_PROBE = "classifier", "none"
+NO_PROBE = "none"
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predict
     for site, outcome in itertools.product(sites, outcomes):
         if outcome not in site.predictions:
             logger.info("%s: no fine-tuned predictions of %s", site.name, outcome)
-            continue
         stays = site.select_labelled(outcome, TEST_SPLIT)
-        rows = stays.subject_ids.to_frame().join(
-            site.predictions[outcome].select("subject_id", pl.col("probability").cast(pl.Float64)),
-            on="subject_id",
-            how="left",
-            maintain_order="left",
-        )
-        probabilities = rows["probability"].to_numpy()
-        collected.append(
-            Predicted(site.name, CLASSIFIER, NO_PROBE, outcome, stays.labels, stays.patients, probabilities)
-        )
+        for model, predictions in site.predictions.get(outcome, {}).items():
+            rows = stays.subject_ids.to_frame().join(
+                predictions.select("subject_id", pl.col("probability").cast(pl.Float64)),
+                on="subject_id",
+                how="left",
+                maintain_order="left",
+            )
+            probabilities = rows["probability"].to_numpy()
+            collected.append(
+                Predicted(site.name, model, NO_PROBE, outcome, stays.labels, stays.patients, probabilities)
+            )
     return collected
 
 

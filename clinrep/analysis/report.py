@@ -13,7 +13,8 @@ import jinja2
 from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.figures import DrawnFigure
-from clinrep.analysis.inputs import Site, find_prediction_runs
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.config import config_to_yaml
 from clinrep.run import Run

@@ -71,7 +71,8 @@ def label_outcome(outcome: str, config: AnalyzeConfig) -> str:
 
 def label_model(model: str, probe: str) -> str:
     """Return the words for a model, for example `Logistic regression on backbone layer 4 last token`."""
-    words = "fine-tuned classifier" if probe == NO_PROBE else f"{probe} on {model}".replace("_", " ")
+    words = f"fine-tuned {model}" if probe == NO_PROBE else f"{probe} on {model}"
+    words = words.replace("_", " ")
     return words[:1].upper() + words[1:]
 
 

@@ -3,6 +3,7 @@
 from clinrep.artifacts.files import (
     atomic_path,
     find_model,
+    find_runs,
     fingerprint,
     fingerprint_file,
     list_tokenizer_files,
@@ -24,6 +25,7 @@ __all__ = [
     "describe_tables",
     "find_model",
     "find_parts",
+    "find_runs",
     "fingerprint",
     "fingerprint_file",
     "iterate_table",

@@ -96,6 +96,14 @@ def list_tokenizer_files(directory: Path) -> list[Path]:
     return [directory / "vocabulary.parquet", directory / "quantiles.parquet"]
 
 
+def find_runs(directory: Path) -> list[Path]:
+    """Return `directory` when it is a run's, finished or not, else the runs in its folders, in order."""
+    if (directory / "DONE").is_file() or (directory / "config.yaml").is_file():
+        return [directory]
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [run for folder in folders for run in find_runs(folder)]
+
+
 def fingerprint_file(path: Path) -> str:
     """Return a digest of a file's content."""
     digest = hashlib.blake2b(digest_size=16)
@@ -109,7 +117,7 @@ def fingerprint(path: Path) -> str:
     """Return a digest of an input's content: a finished run, any other folder, or a file.
 
     Equal digests mean equal inputs wherever they lie. Of a plain folder the files directly in it count,
-    and the finished runs directly in it (runs/NAME/02_finetune holds one per outcome).
+    and the finished runs in it (runs/NAME/02_finetune holds one per outcome, a grid folders of them).
     """
     if path.is_file():
         return fingerprint_file(path)
@@ -123,6 +131,7 @@ def fingerprint(path: Path) -> str:
             raise ArtifactError(f"{path / 'DONE'} is damaged ({error}); run that stage again") from error
     else:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        runs = sorted(done.parent for done in path.glob("*/DONE"))
-        parts = [(file.name, fingerprint_file(file)) for file in files] + [(run.name, fingerprint(run)) for run in runs]
+        runs = [run for run in find_runs(path) if (run / "DONE").is_file()]
+        parts = [(file.name, fingerprint_file(file)) for file in files]
+        parts += [(str(run.relative_to(path)), fingerprint(run)) for run in runs]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import polars as pl
 import torch
-import torch.nn.functional as F  # noqa: N812
 import transformers
 from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel, PreTrainedModel
@@ -17,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from clinrep import artifacts, distributed
 from clinrep.artifacts import ArtifactError
+from clinrep.class_losses import ItemLoss, compute_cross_entropy
 from clinrep.config import InputError
 from clinrep.ehr.blocks import PretrainingData
 from clinrep.ehr.compatibility import check_model_fits
@@ -25,6 +25,7 @@ from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
 from clinrep.ehr.configs.sequences import SequenceConfig
 from clinrep.ehr.configs.tokenize import PAD_TOKEN
+from clinrep.ehr.tokenizer import load_settings
 from clinrep.sequences import IGNORED
 from clinrep.training.attention import PACKED_ATTENTION
 
@@ -160,9 +161,19 @@ def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaFo
 class LlamaClassifier(LlamaForSequenceClassification):
     """Llama with a linear head on the last token, two classes, for left-padded batches.
 
-    Its loss divides by `num_items_in_batch` and leaves out label -100, so that accumulated gradients
-    and uneven ranks weigh every sequence alike; transformers' own averages within each batch.
+    It minimizes `item_loss`, divided by `num_items_in_batch` and without label -100, so that accumulated
+    gradients and uneven ranks weigh every sequence alike; transformers' own loss averages within each batch.
     """
+
+    HEAD = "score"
+    """Name of the module that is new where training starts from a backbone."""
+    item_loss: ItemLoss = staticmethod(compute_cross_entropy)
+
+    def score_positions(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, L, 2) after every token of right-padded input_ids (B, L), in one causal pass."""
+        hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        logits: torch.Tensor = self.score(hidden)
+        return logits
 
     def forward(
         self,
@@ -177,9 +188,10 @@ class LlamaClassifier(LlamaForSequenceClassification):
         kwargs.setdefault("use_cache", False)
         output = super().forward(input_ids, attention_mask, position_ids=position_ids, **kwargs)
         if labels is not None:
-            total = F.cross_entropy(output.logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-            num_items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-            output.loss = total / num_items
+            is_labelled = labels != IGNORED
+            losses = self.item_loss(output.logits, labels.clamp_min(0))
+            num_items = is_labelled.sum() if num_items_in_batch is None else num_items_in_batch
+            output.loss = torch.where(is_labelled, losses, 0.0).sum() / num_items
         return output
 
 
@@ -190,8 +202,18 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
         InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
     directory = _find_for_sequences(config)
+    if config.classifier_dir is not None:
+        _warn_of_another_outcome(directory.parent, config.outcome)
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
     return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
+
+
+def _warn_of_another_outcome(run_dir: Path, outcome: str) -> None:
+    """Warn where the classifier to continue from was trained on another outcome, which its head then has learned."""
+    if (run_dir / "DONE").is_file():
+        learned = load_settings(run_dir)["outcome"]
+        if learned != outcome:
+            logger.warning("%s was trained on %s and goes on with %s, its head included", run_dir, learned, outcome)
 
 
 def load_encoder(config: ExtractConfig) -> LlamaModel:

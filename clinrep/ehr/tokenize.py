@@ -16,7 +16,7 @@ from clinrep.artifacts import SPLITS, read_table_file
 from clinrep.config import InputError
 from clinrep.ehr import cohort as cohorts
 from clinrep.ehr import events as event_rows
-from clinrep.ehr import outcomes, splits, timelines, vocabulary
+from clinrep.ehr import labels, outcomes, splits, timelines, vocabulary
 from clinrep.ehr.categories import describe_categories
 from clinrep.ehr.clif import ClifTables
 from clinrep.ehr.configs.tokenize import TokenizeConfig
@@ -269,16 +269,12 @@ def _encode_edges(words: pl.DataFrame, rows: np.ndarray, table: pl.DataFrame, co
 
 
 def _label(source: Source, kept: pl.DataFrame, first_events: pl.Series) -> pl.DataFrame:
-    index_times = outcomes.find_index_times(kept, first_events, source.config)
-    frames = [outcomes.make_empty_table()]
+    index_times = labels.find_index_times(kept, first_events, source.config)
+    frames = [labels.make_empty_table()]
     for name in source.config.outcomes:
-        rows = outcomes.label_outcome(outcomes.OUTCOMES[name], source.tables, kept, index_times, source.config)
-        labels = rows["label"]
-        positives, excluded = int(labels.sum() or 0), labels.null_count()
-        logger.info(
-            "outcome %s: %d events in %d labelled stays, %d excluded",
-            *(name, positives, rows.height - excluded, excluded),
-        )
+        rows = labels.label_outcome(outcomes.OUTCOMES[name], source.tables, kept, index_times, source.config)
+        counts = labels.describe_labels(rows.with_columns(split=kept["split"]))
+        logger.info("outcome %s: %s", name, counts)
         frames.append(rows)
     return pl.concat(frames)
 

@@ -30,25 +30,33 @@ from clinrep.training.trials import Offer, Trials
 logger = logging.getLogger("clinrep")
 
 ValueT = TypeVar("ValueT")
-# (config of a trial, its run, on_validation) -> the model with its best weights, and files to lie beside it
-Pretrain = Callable[[Any, Run, OnValidation], tuple[Any, Sequence[Path]]]
+# (config of a trial, its run, on_validation) -> what is trained, in whatever form `Save` takes it
+TrainTrial = Callable[[Any, Run, OnValidation], Any]
+Save = Callable[[Any, Run], None]
+
+
+def save_backbone(trained: tuple[Any, Sequence[Path]], run: Run) -> None:
+    """Write `backbone/` of a model and the files to lie beside it."""
+    save_model(trained[0], run, "backbone", trained[1])
 
 
 def search(
     config: Any,
     run: Run,
     stop: StopSignal,
-    pretrain: Pretrain,
+    train_trial: TrainTrial,
     *,
+    save: Save = save_backbone,
+    outputs: Sequence[str] = ("backbone",),
     check: Callable[[Any], None] = lambda config: None,
     metric: str = "eval_loss",
     greater_is_better: bool = False,
 ) -> None:
-    """Run trials until `config.search.num_trials` are done; write the best one's weights to `backbone/`.
+    """Run trials until `config.search.num_trials` are done; make the `outputs` of the best one those of the run.
 
     The same command continues: first the trials that were broken off, each from its checkpoints. Trials and
     journal lie in `config.output_dir`: `trials/trial-NNNN/` with config.yaml, metrics.jsonl and, of the best,
-    `backbone/`; `search/journal.log` and, for people, `search/trials.csv`. One of several workers
+    the outputs; `search/journal.log` and, for people, `search/trials.csv`. One of several workers
     (`config.search.worker`) ends when no trial is left to begin; the command without worker then takes the
     result, and metrics.jsonl of the run is the best trial's. Every rank calls it.
 
@@ -56,9 +64,12 @@ def search(
         config: settings of the stage, with a group `search`.
         run: the open run; of a worker, one of its own. Gets `stop` when a signal came.
         stop: entered before.
-        pretrain: trains with a trial's settings in a trial's run, whose directory it may hold checkpoints
+        train_trial: trains with a trial's settings in a trial's run, whose directory it may hold checkpoints
             of; it must write metrics.jsonl, call `on_validation(step, metrics)` on every rank after each
             validation that is new, and end where that returns True.
+        save: writes the outputs of what a trial trained into its run; called on every rank, for a trial better than all
+            before it.
+        outputs: names of the files and folders that `save` writes, the one others read first.
         check: raises an InputError for settings that this machine cannot run, as `check_share`; called with each
             bound and each choice of the space.
         metric: the metric whose best value over the validations of a trial is the trial's value.
@@ -72,10 +83,10 @@ def search(
     space = check_space(config)
     for corner in list_corners(config, space):  # at the start, not in the trial that draws it
         check(corner)
-    trials = Trials(Path(config.output_dir), config.search, config.seed, metric, greater_is_better)
+    trials = Trials(Path(config.output_dir), config.search, config.seed, metric, greater_is_better, outputs)
     _on_main(run, lambda: trials.open(space, _list_settings(config, run)))
     _on_main(run, trials.tidy)
-    trainer = _Searcher(config, run, stop, pretrain, trials, metric)
+    trainer = _Searcher(config, run, stop, train_trial, save, trials, metric)
     while not stop.agree():
         offer = _on_main(run, trials.take)
         if offer is None:
@@ -97,10 +108,17 @@ class _Searcher:
     """Runs one trial after another."""
 
     def __init__(
-        self, config: Any, run: Run, stop: StopSignal, pretrain: Pretrain, trials: Trials, metric: str
+        self,
+        config: Any,
+        run: Run,
+        stop: StopSignal,
+        train_trial: TrainTrial,
+        save: Save,
+        trials: Trials,
+        metric: str,
     ) -> None:
         self._config, self._run, self._stop = config, run, stop
-        self._pretrain, self._trials, self._metric = pretrain, trials, metric
+        self._train_trial, self._save, self._trials, self._metric = train_trial, save, trials, metric
 
     def run_trial(self, offer: Offer) -> None:
         """Run a trial to its end, or to where a signal stops it."""
@@ -123,18 +141,18 @@ class _Searcher:
         elif trial_run.is_stopped:
             self._run.stop(_read_stopped_step(trial_run), self._stop.name or "a signal")
         elif trained is not None:
-            self._complete(offer, trial_run, *trained)
+            self._complete(offer, trial_run, trained)
         del trained
         gc.collect()  # the next trial's model must find the device empty
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _train(self, offer: Offer, trial_run: Run, watch: _Watch) -> tuple[Any, Sequence[Path]] | None:
-        """Return what `pretrain` returns; None after a failure, which all ranks agree on."""
+    def _train(self, offer: Offer, trial_run: Run, watch: _Watch) -> Any:
+        """Return what `train_trial` returns; None after a failure, which all ranks agree on."""
         has_complete = _on_main(self._run, lambda: self._trials.find_best() is not None)
         trained, failure = None, ""
         try:
-            trained = self._pretrain(trial_run.config, trial_run, watch)
+            trained = self._train_trial(trial_run.config, trial_run, watch)
         except InputError as error:
             # Tells of the command rather than of this trial's values where no trial was completed yet, and
             # where this one could be trained before.
@@ -158,14 +176,14 @@ class _Searcher:
         logger.warning("trial %d failed: %s", offer.number, reason)
         self._tell(offer, TrialState.FAIL)
 
-    def _complete(self, offer: Offer, trial_run: Run, model: Any, companions: Sequence[Path]) -> None:
-        """Save the weights of a trial better than all before; only then does it count as complete."""
+    def _complete(self, offer: Offer, trial_run: Run, trained: Any) -> None:
+        """Save the outputs of a trial better than all before; only then does it count as complete."""
         found = _on_main(self._run, lambda: self._trials.find_best_step(self._trials.read()[offer.number]))
         if found is None:
             self._fail(offer, f"{self._metric} was never a finite number")
             return
         if _on_main(self._run, lambda: self._trials.is_best(offer.number)):
-            save_model(model, trial_run, "backbone", companions)
+            self._save(trained, trial_run)
             distributed.wait_for_all()
         _on_main(self._run, lambda: self._trials.remember_rows(offer.number, trial_run.rows))
         self._tell(offer, TrialState.COMPLETE)
@@ -219,7 +237,7 @@ def _list_settings(config: Any, run: Run) -> dict[str, Any]:
 
 
 def _take_result(run: Run, trials: Trials, metric: str) -> dict[str, int]:
-    """Make the best trial's weights and metrics those of the run; return its row counts."""
+    """Make the best trial's outputs and metrics those of the run; return its row counts."""
     running = trials.read(TrialState.RUNNING)
     if running:
         holders = [(trial.number, read_holder(trials.folder(trial.number))) for trial in running]
@@ -232,13 +250,13 @@ def _take_result(run: Run, trials: Trials, metric: str) -> dict[str, int]:
     if best is None:
         table = run.directory / "search" / "trials.csv"
         raise RunError(f"none of the {len(trials.read())} trials was completed, see {table}; change search.space")
-    for leftover in run.directory.glob(".backbone.*.tmp"):  # of a kill; others are small
+    for leftover in run.directory.glob(f".{trials.outputs[0]}.*.tmp"):  # of a kill; others are small
         shutil.rmtree(leftover)
     folder, found = trials.folder(best.number), trials.find_best_step(best)
-    with artifacts.atomic_path(run.directory / "backbone") as temporary:
-        shutil.copytree(folder / "backbone", temporary)
-    with artifacts.atomic_path(run.directory / "metrics.jsonl") as temporary:
-        shutil.copyfile(folder / "metrics.jsonl", temporary)
+    for name in (*trials.outputs, "metrics.jsonl"):
+        copy = shutil.copytree if (folder / name).is_dir() else shutil.copyfile
+        with artifacts.atomic_path(run.directory / name) as temporary:
+            copy(folder / name, temporary)
     assert found is not None
     logger.info("best is trial %d: %s %.4f at step %d, %s", best.number, metric, *found, _describe(best.params))
     rows: dict[str, int] = best.user_attrs["rows"]

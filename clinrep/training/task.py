@@ -22,7 +22,8 @@ class Task:
     """What is learned and how it is validated."""
 
     dataset: Dataset[Any]
-    """Items; each counts once per epoch. May have `set_epoch(epoch)`, called before an epoch, its length unchanged."""
+    """Items; each counts once per epoch. May have `set_epoch(epoch)`, called before an epoch, its length unchanged, and
+    `lengths`, i64 (number of items,), of this epoch: then items of like length share the passes of a step."""
     filler: Any
     """An item with no label but -100; copies of it round an epoch up to whole steps, so that nothing is repeated."""
     evaluate: Evaluate
@@ -36,6 +37,8 @@ class Task:
     """Metric of `evaluate` that chooses the best weights and, where early_stopping_patience asks, ends the training."""
     greater_is_better: bool = False
     """Whether that metric should rise."""
+    find_rate_factor: Callable[[str], float] | None = None
+    """Parameter name -> factor of the learning rate, as of layer_rates.py; None: the same for all."""
 
 
 class FilledDataset(Dataset[Any]):
@@ -55,6 +58,14 @@ class FilledDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Length of each item in this epoch, i64 (len(self),), of a filler 0; None where items have none."""
+        lengths = getattr(self._dataset, "lengths", None)
+        if lengths is None:
+            return None
+        return np.concatenate([lengths, np.zeros(self._length - self._num_items, dtype=np.int64)])
 
     def start_epoch(self, epoch: int) -> None:
         """Tell the dataset which epoch begins, if it cares; must come before the workers are started.
@@ -77,20 +88,27 @@ class FilledDataset(Dataset[Any]):
 class EpochSampler(Sampler[int]):
     """A permutation of the items for each epoch that only the seed and the epoch decide.
 
-    So the order is the same for any number of ranks and workers, and after a resume.
+    So the order is the same for any number of ranks and workers, and after a resume. Where items have lengths,
+    those of one optimizer step come longest first: what the step learns is the same, but its forward passes, and
+    in each pass the ranks, get items of like length and so little padding.
     """
 
-    def __init__(self, num_items: int, seed: int) -> None:
-        """Order `num_items` items by the generator of `seed`."""
-        self._num_items, self._seed, self._epoch = num_items, seed, 0
+    def __init__(self, dataset: FilledDataset, items_per_step: int, seed: int) -> None:
+        """Order the items of `dataset` by the generator of `seed`."""
+        self._dataset, self._items_per_step, self._seed, self._epoch = dataset, items_per_step, seed, 0
 
     def start_epoch(self, epoch: int) -> None:
         """Use the order of `epoch` from the next iterator on."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._num_items
+        return len(self._dataset)
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng((distributed.derive_seed(self._seed, "batches"), self._epoch))
-        return iter(generator.permutation(self._num_items).tolist())
+        order = generator.permutation(len(self._dataset))
+        lengths = self._dataset.lengths
+        if lengths is not None:
+            step = np.arange(len(order)) // self._items_per_step
+            order = order[np.lexsort((-lengths[order], step))]
+        return iter(order.tolist())

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from clinrep.run import RunError
 from clinrep.stop_signal import StopSignal
 from clinrep.training.checkpoints import Checkpoints
+from clinrep.training.layer_rates import split_by_rate
 from clinrep.training.metrics_log import MetricsLog
 from clinrep.training.progress import Progress
 from clinrep.training.task import EpochSampler, Evaluate, FilledDataset
@@ -37,6 +38,15 @@ class StageTrainer(Trainer):
     evaluate_with: Evaluate
     checkpoints: Checkpoints
     control: TrainerControl
+    find_rate_factor: Callable[[str], float] | None = None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return Trainer's optimizer, with a learning rate for each layer where the task asks for it."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.find_rate_factor is not None:
+            names = {weight: name for name, weight in (model or self.model).named_parameters()}
+            split_by_rate(optimizer, names, self.find_rate_factor)
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> EpochSampler:
         return self.sampler

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,20 @@ class Offer:
 class Trials:
     """Trials as the journal has them. `metric` and its direction say which is the best."""
 
-    def __init__(self, directory: Path, config: SearchConfig, seed: int, metric: str, greater_is_better: bool) -> None:
-        """`directory` is the search's; nothing is read or written before `open`."""
+    def __init__(
+        self,
+        directory: Path,
+        config: SearchConfig,
+        seed: int,
+        metric: str,
+        greater_is_better: bool,
+        outputs: Sequence[str] = ("backbone",),
+    ) -> None:
+        """`directory` is the search's; nothing is read or written before `open`.
+
+        `outputs` are the files and folders that only the best trial keeps.
+        """
+        self.outputs = tuple(outputs)
         self._directory, self._config, self._seed = directory, config, seed
         self._metric, self._greater_is_better = metric, greater_is_better
         self._direction: Literal["minimize", "maximize"] = "maximize" if greater_is_better else "minimize"
@@ -167,11 +179,12 @@ class Trials:
     def tell(self, number: int, state: TrialState) -> None:
         """Say how a trial ended, remove what is no longer needed, and let go of it.
 
-        The weights of a trial better than all others must lie in `backbone/` before it is told COMPLETE.
+        The outputs of a trial better than all others must be there before it is told COMPLETE.
         """
         is_complete = state == TrialState.COMPLETE
         if is_complete:
-            assert not self.is_best(number) or (self.folder(number) / "backbone").is_dir(), "weights come first"
+            is_saved = all((self.folder(number) / name).exists() for name in self.outputs)
+            assert is_saved or not self.is_best(number), "outputs come first"
         best = self.find_best_step(self.read()[number])
         self._study.tell(number, best[0] if is_complete and best else None, state)
         self.tidy()
@@ -184,16 +197,15 @@ class Trials:
         self._storage.set_trial_user_attr(trial_id, "rows", dict(rows))
 
     def tidy(self) -> None:
-        """Remove the checkpoints of ended trials and every ended trial's weights but the best's; write trials.csv."""
+        """Remove the checkpoints of ended trials and every ended trial's outputs but the best's; write trials.csv."""
         best = self.find_best()
         for trial in self.read():
             if trial.state.is_finished():
                 is_best = best is not None and trial.number == best.number
                 folder = self.folder(trial.number)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                if not is_best:
-                    shutil.rmtree(folder / "backbone", ignore_errors=True)
-                for path in [folder / "holder.json", *folder.glob(".*.tmp")]:
+                outputs = [] if is_best else [folder / name for name in self.outputs]
+                for path in [folder / "holder.json", *folder.glob(".*.tmp"), *outputs]:
                     if path.is_dir():
                         shutil.rmtree(path, ignore_errors=True)
                     path.unlink(missing_ok=True)

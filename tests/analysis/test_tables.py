@@ -47,3 +47,4 @@ def test_model_names_are_words():
         "Logistic regression on backbone layer 4 last token"
     )
     assert label_model("classifier", "none") == "Fine-tuned classifier"
+    assert label_model("classifier training_fraction 0.05", "none") == "Fine-tuned classifier training fraction 0.05"

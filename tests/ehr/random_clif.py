@@ -17,6 +17,11 @@ from tests.ehr.tiny_clif import RECOMMENDED, write_tiny_clif
 from tests.ehr.tiny_tables import at
 
 LENGTHS = (0, 23.5, 24, 24, 24, 48, 72, 167, 168, 169, 300, -2, None)
+DISCHARGES = (
+    *("Home", "home ", "Acute Care Hospital", "Expired", "expired", "Hospice", "hospice"),
+    *("Against Medical Advice (AMA)", "ama", "AMA", None, " "),
+)
+PLACES = ("ICU", "ICU", "icu", "icu ", "ward", "ward", "procedural", "Dialysis", "l&d", None, " ")
 HOURS = (-30, -1, 0, 1, 1, 2, 23, 24, 24, 25, 80)  # from admission
 SIGNS = ("+", "++", "-2", "- 2", "<5", "> 5", "1-2", "2020-03-01", "?", "*", " ", "", "(none)", "Γ-GT", "a/b", "½")
 ACTIONS = ("stop", "Stopped", "PAUSED", "Finished Running", "FinishedRunning", "start", "rate_change", "", " ", None)
@@ -52,7 +57,7 @@ class Maker:
                     "discharge_dttm": None if length is None else admission + timedelta(hours=length) + self.jitter(),
                     "age_at_admission": self.pick(17, 18, 40, 41, 90, None),
                     "admission_type_name": self.pick("EW EMER.", "Urgent", None, "-"),
-                    "discharge_category": self.pick("Home", "home ", "Expired", "Acute Care Hospital", None, " "),
+                    "discharge_category": self.pick(*DISCHARGES),
                 }
             )
         return stays
@@ -114,6 +119,26 @@ class Maker:
             **columns,
         }
 
+    def draw_death(self, patient: str) -> dict[str, Any]:
+        """Draw a date of death around the end of a stay, for every patient or for some; some sites have none."""
+        if self.seed % 6 == 5:
+            return {}
+        ends = [
+            stay["discharge_dttm"] or stay["admission_dttm"] for stay in self.stays if stay["patient_id"] == patient
+        ]
+        is_known = bool(ends) and self.pick(True, self.seed % 6 == 4, False)
+        days = self.pick(-40, -1.5, -1, -0.5, 0, 0.5, 12, 29, 29, 40)
+        return {"death_dttm": max(ends) + timedelta(days=days) + self.jitter() if is_known else None}
+
+    def draw_walk(self, subject: str) -> list[dict[str, Any]]:
+        """Draw a stay's way through the hospital, in no order of time."""
+        start, places = self.starts[subject], self.rng.choice(PLACES[:8], 5)
+        hours = self.rng.choice((-1, 1, 2, 2.5, 3, 10, 23, 24, 25, 30, 40, 80), 5)
+        return [
+            {"hospitalization_id": subject, "in_dttm": start + timedelta(hours=hour), "location_category": str(place)}
+            for hour, place in zip(hours.tolist(), places, strict=True)
+        ]
+
     def make_optional(self) -> dict[str, list[dict[str, Any]]]:
         number = lambda *values: {"crrt_mode_category": self.pick("CVVH", None), **values[0]}  # noqa: E731
         return {
@@ -133,14 +158,14 @@ class Maker:
         }
 
     def make_tables(self) -> dict[str, list[dict[str, Any]]]:
-        races, places = ("White", "Black", None), ("ICU", "icu ", "ward", "l&d", None, " ")
+        races = ("White", "Black", None)
         tables = {
             "hospitalization": self.stays,
             "patient": [
                 {"patient_id": f"P{k}", "race_category": self.pick(*races), "sex_category": self.pick("Male", "Female")}
                 for k in range(13)
             ],
-            "adt": self.make_rows(60, lambda: {"location_category": self.pick(*places)}, "in_dttm"),
+            "adt": self.make_rows(60, lambda: {"location_category": self.pick(*PLACES)}, "in_dttm"),
             "labs": self.make_rows(250, self.draw_lab, "lab_result_dttm"),
             "vitals": self.make_rows(
                 150,
@@ -151,7 +176,11 @@ class Maker:
             "respiratory_support": self.make_rows(60, self.draw_ventilation),
             "position": self.make_rows(20, lambda: {"position_category": self.pick("prone", "Prone ", "no", None)}),
         }
-        return tables | {table: rows for table, rows in self.make_optional().items() if self.rng.random() < 0.7}
+        # Drawn last, so that what came before it stayed as it was.
+        optional = {table: rows for table, rows in self.make_optional().items() if self.rng.random() < 0.7}
+        tables["patient"] = [row | self.draw_death(row["patient_id"]) for row in tables["patient"]]
+        tables["adt"] += [row for subject in self.starts if self.rng.random() < 0.5 for row in self.draw_walk(subject)]
+        return tables | optional
 
 
 def write_random_clif(directory: Path, seed: int) -> Path:
@@ -186,6 +215,7 @@ def draw_settings(seed: int) -> dict[str, Any]:
         "window": {"length_hours": pick(24, 2.5), "is_end_closed": pick(False, True)},
         "unit_rules": [rule for rule in UNIT_RULES if rng.random() < 0.5],
         "edge_time_sources": pick(None, None, ["labs", "vitals"]),
+        "death_follow_up_days": pick(None, 0, 20, 365),
     }
     settings["window"]["origin"] = pick("admission", "first_event")
     sources = {source["name"]: source for source in settings["sources"]}

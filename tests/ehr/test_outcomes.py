@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from clinrep.config import InputError
-from clinrep.ehr.configs.tokenize import OUTCOME_NAMES
+from clinrep.ehr.configs.tokenize import MANUSCRIPT_OUTCOMES
 from clinrep.ehr.outcomes import OUTCOMES
 from tests.ehr.tiny_clif import Result, at, make_config, make_window, tokenize_in_memory, tokenize_tiny, write_tiny_clif
 
-DEATH, LONG, ICU, IMV = OUTCOME_NAMES
+DEATH, LONG, ICU, IMV = MANUSCRIPT_OUTCOMES
 
 
 def label(
@@ -28,14 +28,16 @@ def go_to_icu(*times: datetime | None) -> list[dict[str, Any]]:
     return [{"location_category": "ICU", "in_dttm": time} for time in times]
 
 
-def test_names_in_settings_and_table_agree():
-    assert tuple(OUTCOMES) == OUTCOME_NAMES
+def test_those_of_the_manuscript_come_first():
+    assert tuple(OUTCOMES)[:4] == MANUSCRIPT_OUTCOMES
+    assert make_config(Path("x")).outcomes == list(MANUSCRIPT_OUTCOMES)
+    assert all(name == outcome.name for name, outcome in OUTCOMES.items())
 
 
 def test_index_time_is_admission_and_a_day(tmp_path: Path):
     result = label(tmp_path / "a", adt=go_to_icu(at(-5)))
     assert {row[0] for row in result.outcomes.values()} == {at(24)}
-    assert list(result.outcomes) == [("H1", name) for name in OUTCOME_NAMES]
+    assert list(result.outcomes) == [("H1", name) for name in MANUSCRIPT_OUTCOMES]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,13 @@ def test_other_categories_and_other_stays_are_no_events(tmp_path: Path):
     )
     assert [result.label(name) for name in (ICU, IMV)] == [False, False]
     assert [result.reason(name) for name in (ICU, IMV)] == [None, None]
+
+
+@pytest.mark.parametrize("rule", ["none", "lower", "snake_case"])
+@pytest.mark.parametrize("spelling", ["ICU", "icu"])
+def test_words_of_both_editions_are_known_however_tokens_are_spelled(tmp_path: Path, spelling: str, rule: str):
+    result = label(tmp_path / "a", {"normalize": rule}, adt=[{"location_category": spelling, "in_dttm": at(30)}])
+    assert result.label(ICU) is True
 
 
 @pytest.mark.parametrize("spelling", ["ICU", "icu", " Icu "])
@@ -144,7 +153,7 @@ def test_stay_that_ended_by_index_time_has_no_labels(tmp_path: Path, discharge, 
     stay = {"discharge_dttm": discharge, "discharge_category": "Home"}
     result = label(tmp_path / "a", settings, stay)
     expected = (None, "stay ended before index_time") if is_over else (False, None)
-    assert [(result.label(name), result.reason(name)) for name in OUTCOME_NAMES] == [expected] * 4
+    assert [(result.label(name), result.reason(name)) for name in MANUSCRIPT_OUTCOMES] == [expected] * 4
     died = label(tmp_path / "b", settings, {**stay, "discharge_category": "Expired"})
     assert (died.label(DEATH), died.reason(DEATH)) == ((None, "event before index_time") if is_over else (True, None))
 
@@ -203,7 +212,7 @@ def test_window_needs_a_length(hours: float):
 
 def test_unknown_outcome_lists_the_known(tmp_path: Path):
     config = make_config(write_tiny_clif(tmp_path / "a"), outcomes=["in_hospital_deth"])
-    with pytest.raises(InputError, match="unknown outcome 'in_hospital_deth'; known: icu_admission, imv_event, in_ho"):
+    with pytest.raises(InputError, match="unknown outcome 'in_hospital_deth'; known: death_within_30_days, dis"):
         tokenize_in_memory(config)
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clinrep.ehr.deaths import CONTRADICTED
+from clinrep.ehr.labels import CENSORED
+from clinrep.ehr.outcomes import OUTCOMES
 from tests.ehr.brute_checks import check_against_brute_force, check_ledger, check_unknown
 from tests.ehr.brute_force import BruteForce
 from tests.ehr.random_clif import build_config, draw_settings, write_random_clif
@@ -48,6 +51,15 @@ def test_random_folder_equals_the_brute_force(
     monkeypatch.setattr(np, "lexsort", lambda keys: calls.append(len(keys)) or lexsort(keys))
     check(tmp_path, seed, settings)
     assert bool(calls) == (seed % 4 == 3)  # one integer holds stay, time and rank, unless an event is far away
+
+
+def test_random_folders_have_every_label_of_every_outcome(tmp_path: Path):
+    results = [check(tmp_path / str(seed), seed, {}) for seed in (1, 2, 3, 6, 7, 8)]
+    rows = [(name, row) for result in results for (_, name), row in result.outcomes.items()]
+    found = {name: {row[1] for other, row in rows if other == name} for name in OUTCOMES}
+    assert all(found[name] == {True, False, None} for name in OUTCOMES), found
+    reasons = {reason for _, (*_, reason) in rows}
+    assert {CENSORED, CONTRADICTED, "not in an ICU before index_time", "event without a time"} < reasons
 
 
 def test_random_folders_have_what_they_are_for(tmp_path: Path):

@@ -476,7 +476,7 @@ def test_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
 def test_stage_00_reads_it_and_finds_the_same_labels(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = write_config(tmp_path / "config.yaml", RECOMMENDED, clif_dir=str(folder))
+    config = write_config(tmp_path / "config.yaml", RECOMMENDED, clif_dir=str(folder), outcomes=list(OUTCOMES))
     with caplog.at_level(logging.WARNING):
         run = run_main(config, tmp_path / "run")
     assert not [record.getMessage() for record in caplog.records if "never" in record.getMessage()]

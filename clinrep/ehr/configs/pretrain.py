@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clinrep.config import StageConfig, require
-from clinrep.search_config import SearchConfig, check_space
+from clinrep.config import require
+from clinrep.search_config import SearchConfig, SearchedConfig, check_space
 from clinrep.training_config import TrainingConfig
 
 
@@ -136,7 +136,7 @@ class PackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(StageConfig):
+class PretrainConfig(SearchedConfig):
     """Pretrain a causal transformer on packed timelines."""
 
     timelines_dir: str
@@ -155,16 +155,9 @@ class PretrainConfig(StageConfig):
     search: SearchConfig = field(default_factory=SearchConfig)
 
     @property
-    def run_dir(self) -> Path:
-        """Directory of this process's run; of one that shares a search, a folder of its own in output_dir."""
-        if self.search.worker is None:
-            return super().run_dir
-        return super().run_dir / "workers" / f"worker-{self.search.worker}"
-
-    @property
     def shared_folders(self) -> frozenset[str]:
         """Folders of `output_dir` that workers of a search may have made before the run that takes its result."""
-        return frozenset({"search", "trials", "workers", "token_store"} if self.search.num_trials else ())
+        return super().shared_folders | ({"token_store"} if self.search.num_trials else set())
 
     @property
     def items_per_step(self) -> int:

@@ -12,7 +12,7 @@ from clinrep.config import StageConfig, lookup, require
 from clinrep.ehr.configs.sources import EdgeToken, EventSource, Spelling, UnitRule
 
 PAD_TOKEN = "PAD"  # fills batches; never in a timeline
-OUTCOME_NAMES = ("in_hospital_death", "long_length_of_stay", "icu_admission", "imv_event")
+MANUSCRIPT_OUTCOMES = ("in_hospital_death", "long_length_of_stay", "icu_admission", "imv_event")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,11 @@ class TokenizeConfig(StageConfig):
     """{category} of a null category that is kept."""
     bin_without_edges: Literal["unknown", "last"] = "unknown"
     """Bin of a number whose category train has, but never with a number: unknown_token, or the last bin."""
-    outcomes: list[str] = field(default_factory=lambda: list(OUTCOME_NAMES))
-    """Outcomes to label, by name."""
+    outcomes: list[str] = field(default_factory=lambda: list(MANUSCRIPT_OUTCOMES))
+    """Outcomes to label, by name in clinrep/ehr/outcomes.py; as a default, the four of the manuscript."""
+    death_follow_up_days: float | None = None
+    """Days after discharge over which the site's death dates are complete (MIMIC-IV: 365). null: only a later sign of
+    life shows that a patient survived."""
     subjects_per_part: int = 2_000
     """Stays per timelines/<split>/part-*.parquet."""
     memory_gb: float = 4.0
@@ -128,6 +131,9 @@ class TokenizeConfig(StageConfig):
         self._check_sources()
         outcomes = self.outcomes
         require(len(set(outcomes)) == len(outcomes), "outcomes", outcomes, "name each outcome once", "drop one")
+        days = self.death_follow_up_days
+        is_fine = days is None or 0 <= days <= 36_500
+        require(is_fine, "death_follow_up_days", days, "be null or in 0 to 36,500", "use 365 for MIMIC-IV, or null")
         self._check_special_tokens()
         self._check_time_tokens()
         require(1 <= self.memory_gb <= 1e5, "memory_gb", self.memory_gb, "be in 1 to 100,000", "use 4")

@@ -1,0 +1,86 @@
+"""What classifiers of stage 02 predicted: one run an outcome, or several that differ in seed, fraction, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from clinrep import artifacts
+from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
+from clinrep.artifacts import ArtifactError
+from clinrep.config import FREE_SETTINGS, InputError, flatten
+
+CLASSIFIER = "classifier"
+TESTED = "test"
+
+
+def read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
+    """Return a site's predictions by outcome and model, checked against the labels; {} where none are given.
+
+    The model is `classifier`; of several runs of one outcome it also says what differs, as in
+    `classifier seed 2 training_fraction 0.05`.
+
+    Raises:
+        InputError: an unfinished run, one made from other timelines, other stays or labels than those of
+            outcomes.parquet, or two runs of an outcome with the same settings.
+    """
+    runs: dict[str, list[tuple[Path, pl.DataFrame]]] = {}
+    for directory in find_prediction_runs(Path(given)) if given else []:
+        check_made_from("02_finetune", directory, timelines)
+        table = artifacts.read_table("predictions", directory)
+        require_unique(table, ["subject_id", "outcome"], directory / "predictions.parquet")
+        for (outcome,), rows in table.partition_by("outcome", as_dict=True).items():
+            _check_predictions(rows, outcomes, f"{directory / 'predictions.parquet'}, outcome {outcome}")
+            runs.setdefault(str(outcome), []).append((directory, rows))
+    predictions = {}
+    for outcome, found in runs.items():
+        names = name_runs([directory for directory, _ in found])
+        if len(set(names)) < len(names):
+            raise InputError(f"predictions of {outcome} occur twice under {given} with the same settings; keep one")
+        predictions[outcome] = {name: rows for name, (_, rows) in sorted(zip(names, found, strict=True))}
+    return predictions
+
+
+def find_prediction_runs(directory: Path) -> list[Path]:
+    """Return `directory` when it is a run of stage 02, else the runs in it, as deep as a grid puts them."""
+    runs = artifacts.find_runs(directory)
+    if not runs:
+        raise ArtifactError(f"{directory} holds no run of 02_finetune.py, neither itself nor in a folder; run it first")
+    return runs
+
+
+def name_runs(directories: list[Path]) -> list[str]:
+    """Return a name for each run of one outcome: `classifier` and the settings that are not the same in all."""
+    settings = [_read_settings(directory) for directory in directories]
+    keys = sorted(set().union(*settings))
+    differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    words = [[f"{key.rpartition('.')[2]} {one.get(key)}" for key in differing] for one in settings]
+    return [" ".join([CLASSIFIER, *some]) for some in words]
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    """Return what decides a run's result: its settings, without paths and those that change nothing."""
+    path = directory / "config.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    flat = flatten(content if isinstance(content, dict) else {})
+    return {
+        key: value
+        for key, value in flat.items()
+        if key != "outcome" and key.rpartition(".")[2] not in FREE_SETTINGS and not key.startswith("search.")
+    }
+
+
+def _check_predictions(rows: pl.DataFrame, outcomes: pl.DataFrame, what: str) -> None:
+    """Refuse predictions whose test stays, labels or probabilities are not what they must be."""
+    labelled = outcomes.filter((pl.col("outcome") == rows["outcome"][0]) & pl.col("label").is_not_null())
+    tested, expected = (frame.filter(pl.col("split") == TESTED) for frame in (rows, labelled))
+    require_same_subjects(tested["subject_id"], expected["subject_id"], what, "the labelled test stays of outcomes")
+    both = rows.join(labelled, on="subject_id", suffix="_true")
+    num_different = both.filter(pl.col("label") != pl.col("label_true")).height
+    if num_different:
+        raise InputError(f"{what}: {num_different} labels differ from outcomes.parquet; run 02_finetune.py again")
+    if not rows["probability"].is_between(0, 1).all():
+        raise ArtifactError(f"{what}: probabilities must be in [0, 1]; run 02_finetune.py again")
