@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from clinrep.analysis.inputs import find_prediction_runs
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.ehr.known_risk.config import KnownRiskConfig
 from clinrep.ehr.known_risk.scores import ORACLE
 

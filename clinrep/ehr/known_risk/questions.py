@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.probes import CLASSIFIER, PROBES, predict_test
+from clinrep.analysis.predictions import CLASSIFIER
+from clinrep.analysis.probes import PROBES, predict_test
 from clinrep.analysis.recalibration import compute_logits
 from clinrep.distributed import derive_seed
 from clinrep.ehr.known_risk.config import KnownRiskConfig
@@ -50,7 +51,7 @@ def _collect_models(site: Site, outcome: str, config: KnownRiskConfig) -> dict[s
     """Return the probabilities of stage 04's classifiers and probes, by name."""
     models = {}
     for item in predict_test([site], [outcome], config):
-        name = FINE_TUNED if item.model == CLASSIFIER else f"probe, {item.model}"
+        name = f"probe, {item.model}" if item.representation else item.model.replace(CLASSIFIER, FINE_TUNED)
         if item.probabilities is None:
             logger.warning("%s of %s: %s", name, outcome, item.reason)
         else:
