@@ -3,7 +3,8 @@
 Reads   timelines_dir.SITE        a finished 00_tokenize.py directory, one for each site
         representations_dir.SITE  a finished 03_extract_reps.py directory of the same site
         predictions_dir.SITE      a finished 02_finetune.py directory, or a folder with one per outcome (optional)
-Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html
+Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html;
+        asked for: risk_over_time.parquet
 Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
 
 Probes are fitted on the train split of `train_site` and judged, like the classifiers, on the test
@@ -12,8 +13,9 @@ split of every site. The last line printed is the path of the report.
 
 from clinrep.analysis.figures import draw_figures
 from clinrep.analysis.inputs import choose_outcomes, read_sites
-from clinrep.analysis.probes import predict_test
+from clinrep.analysis.probes import fit_probes, predict_test
 from clinrep.analysis.report import write_report
+from clinrep.analysis.risk import write_risk_over_time
 from clinrep.analysis.scores import score_predictions
 from clinrep.analysis.tables import build_tables, write_tables
 from clinrep.modality import load_stage
@@ -26,10 +28,13 @@ def main(argv: list[str]) -> None:
     with open_run("04_analyze", config) as run:
         sites = read_sites(config)
         outcomes = choose_outcomes(sites, config)
-        predicted = predict_test(sites, outcomes, config)
+        probes = fit_probes(sites, outcomes, config)
+        predicted = predict_test(sites, outcomes, probes)
 
         scores = score_predictions(predicted, config)
         run.write("scores", scores)
+        if config.risk_over_time:
+            write_risk_over_time(run, sites, probes, config)
 
         tables = build_tables(sites, outcomes, scores, config)
         write_tables(tables, run.directory / "tables")

@@ -29,10 +29,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lengths import LENGTHS, draw_lengths
+from benchmarks.lengths import LENGTHS, MAX_LENGTH, draw_lengths
 
 NUM_SKIPPED = 2  # first steps, which allocate
-MAX_LENGTH, ITEMS_PER_STEP, VOCABULARY = 1024, 64, 512
+ITEMS_PER_STEP, VOCABULARY = 64, 512
 SHAPES = {
     "cpu": {"hidden_size": 256, "intermediate_size": 512, "num_layers": 4, "num_heads": 4, "num_key_value_heads": 4},
     "cuda": {"hidden_size": 1024, "intermediate_size": 2048, "num_layers": 8, "num_heads": 8, "num_key_value_heads": 8},

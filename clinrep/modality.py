@@ -38,6 +38,8 @@ class Modality:
     load_sequences: Callable[..., Any]
     load_classifier: Callable[..., Any]
     load_encoder: Callable[..., Any]
+    load_frozen_language_model: Callable[..., Any]
+    read_questions: Callable[..., Any]
 
 
 def lazy(target: str) -> Callable[..., Any]:

@@ -23,12 +23,15 @@ FLOOR = {
     "distributed",
     "training_config",
     "search_config",
+    "extraction_config",
     "modality",
 }
 # library -> where it may be imported
 HOMES = {
     "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
-              "clinrep/classification.py", "clinrep/class_losses.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
+              "clinrep/extraction.py", "clinrep/hidden_states.py", "clinrep/trajectories.py", "clinrep/class_losses.py",
+              "clinrep/information.py", "clinrep/zero_shot/",
+              "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),

@@ -1,34 +1,28 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from clinrep import distributed, representations
+from clinrep import extraction, representations
 from clinrep.config import InputError
-from clinrep.ehr.configs.extract import ExtractConfig
-from clinrep.ehr.models import load_encoder
 from clinrep.ehr.sequences import load_sequences
-from clinrep.representations import Extractor, choose_layers, share_parts
+from clinrep.hidden_states import choose_layers, compute_states
 from clinrep.sequences import Sequences
-from tests.ehr.fake_models import write_fake_backbone_run
-from tests.ehr.fake_timelines import write_fake_tokenizer_run
+from tests.extracting import extract, load_tiny_encoder, make_config, run_layer_by_layer, write_runs
 
 
 @pytest.fixture(scope="module")
-def dirs(tmp_path_factory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("runs")
-    timelines = write_fake_tokenizer_run(root / "00", num_subjects=25, seed=2)
-    return timelines, write_fake_backbone_run(root / "01", timelines)
+def dirs(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
 def encoder(dirs):
-    config = ExtractConfig(timelines_dir=str(dirs[0]), backbone_dir=str(dirs[1]), output_dir="unused", max_length=64)
-    return load_encoder(config)
+    return load_tiny_encoder(dirs)
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +30,8 @@ def data(dirs) -> Sequences:
     return load_sequences(str(dirs[0]), 64)
 
 
-def run_layer_by_layer(encoder, tokens: np.ndarray) -> list[np.ndarray]:
-    """Return the hidden states (L, D) of one sequence after 0, 1, 2 layers, by calling the layers one by one."""
-    with torch.no_grad():
-        ids = torch.from_numpy(tokens.astype(np.int64))[None]
-        hidden = encoder.embed_tokens(ids)
-        positions = torch.arange(ids.shape[1])[None]
-        rotary = encoder.rotary_emb(hidden, positions)
-        states = [hidden]
-        for layer in encoder.layers:
-            hidden = layer(hidden, position_embeddings=rotary, position_ids=positions)
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-            states.append(hidden)
-        states[-1] = encoder.norm(states[-1])
-    return [state[0].numpy() for state in states]
-
-
 def test_vectors_equal_each_sequence_alone_layer_by_layer(encoder, data):
-    table = Extractor(encoder, [0, 1, -1], ["mean", "last_token"], batch_tokens=500).extract(data)
+    table = extract(encoder, data, layers=[0, 1, -1], poolings=["mean", "last_token"], batch_tokens=500)
     assert table.height == len(data) * 6
     assert table.columns == ["subject_id", "split", "layer", "pooling", "representation"]
     rows = {(row[0], row[2], row[3]): np.array(row[4]) for row in table.iter_rows()}
@@ -67,21 +45,85 @@ def test_vectors_equal_each_sequence_alone_layer_by_layer(encoder, data):
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
 def test_a_vector_does_not_depend_on_its_batch(encoder, data, batch_tokens):
-    one = Extractor(encoder, [-1], ["last_token", "mean"], batch_tokens=1).extract(data)
+    settings = {"poolings": ["last_token", "mean", "random_token"], "positions": [3, -2]}
+    one = extract(encoder, data, batch_tokens=1, **settings)
     shuffled = data.take(np.random.default_rng(0).permutation(len(data)))
-    other = Extractor(encoder, [-1], ["last_token", "mean"], batch_tokens).extract(shuffled)
-    keys = ["subject_id", "layer", "pooling"]
-    joined = one.join(other, on=keys, suffix="_other")
+    other = extract(encoder, shuffled, batch_tokens=batch_tokens, **settings)
+    joined = one.join(other, on=["subject_id", "layer", "pooling"], suffix="_other")
     assert joined.height == one.height
     difference = joined["representation"].to_numpy() - joined["representation_other"].to_numpy()
     assert np.abs(difference).max() < 1e-4
 
 
+def test_bf16_is_close_to_fp32_and_not_equal(encoder, data):
+    one, other = (extract(encoder, data, precision=kind)["representation"].to_numpy() for kind in ("fp32", "bf16"))
+    assert 0 < np.abs(one - other).max() < 0.3
+    assert np.abs(one - other).mean() < 0.02
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    rounded = extraction.round_weights(encoder)
+    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in rounded.buffers()} == {torch.float32}  # else late positions are wrong
+
+
+def test_positions_are_those_tokens_and_a_stay_without_them_has_no_row(encoder, data):
+    positions = [0, 7, 40, -1, -3, -41]
+    table = extract(encoder, data, layers=[1], poolings=["mean"], positions=positions)
+    found = {(row[0], row[3]): np.array(row[4]) for row in table.iter_rows()}
+    num_expected = 0
+    for row, subject_id in enumerate(data.subjects["subject_id"]):
+        state = run_layer_by_layer(encoder, data.get(row))[1]
+        for position in positions:
+            has_token = -len(state) <= position < len(state)
+            num_expected += has_token
+            assert ((subject_id, f"position_{position}") in found) == has_token
+            if has_token:
+                assert np.abs(found[subject_id, f"position_{position}"] - state[position]).max() < 1e-4
+    assert 0 < num_expected < len(data) * len(positions)
+    assert table.height == len(data) + num_expected
+
+
+def test_random_token_is_the_state_at_the_drawn_position(encoder, data):
+    table = extract(encoder, data, poolings=["random_token"], seed=3)
+    drawn = representations.draw_positions(data, 3)
+    for row in range(len(data)):
+        state = run_layer_by_layer(encoder, data.get(row))[-1]
+        assert np.abs(table["representation"][row].to_numpy() - state[drawn[row]]).max() < 1e-4
+
+
+def test_random_positions_depend_on_seed_and_id_alone_and_are_uniform(data):
+    def make(ids: list[str], length: int) -> Sequences:
+        offsets = np.arange(len(ids) + 1) * length
+        empty = np.zeros(offsets[-1], dtype="datetime64[us]")
+        return Sequences(
+            pl.DataFrame({"subject_id": ids}), empty.astype(np.uint32), empty, offsets, 0, data.vocabulary_path
+        )
+
+    ids = [f"H{number}" for number in range(7000)]
+    one = representations.draw_positions(make(ids, 7), 42)
+    mixed = np.random.default_rng(0).permutation(7000)
+    other = representations.draw_positions(make([ids[row] for row in mixed[:500]], 7), 42)
+    assert np.array_equal(one[mixed[:500]], other)
+    assert not np.array_equal(one, representations.draw_positions(make(ids, 7), 43))
+    counts = Counter(one.tolist())
+    assert sorted(counts) == list(range(7))
+    # chi-squared with 6 degrees of freedom: above 22.5 once in a thousand
+    assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 22.5
+
+
+def test_only_the_layers_asked_for_are_kept_and_no_hook_is_left(encoder, data):
+    states, _ = compute_states(encoder, [1], [data.get(0), data.get(1)], data.pad_token_id)
+    assert list(states) == [1]
+    assert not any(module._forward_hooks for module in encoder.modules())
+
+
 def test_pooling_by_hand():
-    hidden = torch.tensor([[[1.0], [2.0], [9.0]], [[5.0], [8.0], [9.0]]])
-    lengths = torch.tensor([3, 1])
-    assert representations.pool_last_token(hidden, lengths).tolist() == [[9.0], [5.0]]
-    assert representations.pool_mean(hidden, lengths).tolist() == [[4.0], [5.0]]
+    hidden = torch.tensor([[[1.0], [2.0], [9.0]], [[5.0], [8.0], [float("nan")]]])
+    lengths, drawn = torch.tensor([3, 1]), torch.tensor([1, 0])
+    assert representations.pool_last_token(hidden, lengths, drawn).tolist() == [[9.0], [5.0]]
+    assert representations.pool_mean(hidden, lengths, drawn).tolist() == [[4.0], [5.0]]
+    assert representations.pool_random_token(hidden, lengths, drawn).tolist() == [[2.0], [5.0]]
+    assert representations.pool_position(hidden, lengths, drawn, 0).tolist() == [[1.0], [5.0]]
+    assert representations.pool_position(hidden, lengths, drawn, -2)[0].tolist() == [2.0]
 
 
 def test_layers_are_counted_from_either_end():
@@ -93,23 +135,26 @@ def test_layers_are_counted_from_either_end():
         choose_layers([-1, 2], num_layers=2)
 
 
-def test_an_unknown_pooling_is_refused(encoder):
-    with pytest.raises(InputError, match="unknown pooling 'max'; known: last_token, mean"):
-        Extractor(encoder, [-1], ["max"], 100)
+def test_an_unknown_pooling_is_refused(encoder, data):
+    with pytest.raises(InputError, match="unknown pooling 'max'; known: last_token, mean, random_token"):
+        extract(encoder, data, poolings=["max"])
 
 
-@pytest.mark.parametrize(("num_rows", "world_size", "size"), [(10, 1, 4), (10, 3, 2), (2, 4, 5), (0, 2, 5)])
-def test_every_row_is_in_one_part_of_one_rank(monkeypatch, num_rows, world_size, size):
-    monkeypatch.setattr(distributed, "get_world_size", lambda: world_size)
-    numbers, rows = [], []
-    for rank in range(world_size):
-        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
-        for number, part in share_parts(num_rows, size):
-            numbers.append(number)
-            rows += part.tolist()
-            assert len(part) <= size
-    assert sorted(rows) == list(range(num_rows))
-    assert len(set(numbers)) == len(numbers) >= 1
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"splits": ["dev"]}, "unknown split in splits 'dev'; known: test, train, val"),
+        ({"splits": []}, "name one split or more"),
+        ({"positions": [1, 1]}, "name each position once"),
+        ({"poolings": []}, "name one pooling or more"),
+        ({"max_subjects": 0}, "max_subjects is 0 but must be 1 or more"),
+        ({"hidden_states": True, "splits": ["train"]}, "be among splits"),
+    ],
+)
+def test_settings_that_make_no_table_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        make_config(**settings)
+    assert make_config(poolings=[], positions=[0]).positions == [0]
 
 
 def test_token_embeddings_are_the_models_and_keep_their_token(encoder, data):

@@ -26,12 +26,13 @@ def require_unique(frame: pl.DataFrame, keys: list[str], where: Path | str) -> N
         raise ArtifactError(f"{where}: {num_repeated} rows repeat a ({', '.join(keys)}) that must be unique")
 
 
-def require_same_subjects(found: pl.Series, expected: pl.Series, what: str, whose: str) -> None:
+def require_same_subjects(found: pl.Series, expected: pl.Series, what: str, whose: str, remedy: str = "") -> None:
     """Refuse two sets of stays that differ, saying by how many (an id would be a patient's data)."""
     num_missing = expected.is_in(found.implode()).not_().sum()
     num_extra = found.is_in(expected.implode()).not_().sum()
     if num_missing or num_extra:
         raise InputError(
             f"{what}: {num_missing} of {expected.len()} stays of {whose} are missing and "
-            f"{num_extra} stays are not among them; both must come from one run of 00_tokenize.py"
+            f"{num_extra} stays are not among them; "
+            + (remedy or "both must come from one run of 00_tokenize.py, and whole (03 without max_subjects)")
         )

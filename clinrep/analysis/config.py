@@ -48,6 +48,9 @@ class AnalyzeConfig(StageConfig):
     """Probes to fit on each representation."""
     logistic_regression: LogisticRegressionConfig = field(default_factory=LogisticRegressionConfig)
     """Settings of the probe of this name."""
+    risk_over_time: bool = False
+    """Write risk_over_time.parquet: the probes' probability after every token of the test stays whose hidden states
+    stage 03 stored."""
     num_bootstraps: int = 1000
     """Bootstrap replicates, resampled by patient."""
     confidence_level: float = 0.95

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.predictions import read_predictions
+from clinrep.analysis.predictions import ZERO_SHOT, read_predictions, read_zero_shot
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError, lookup
 from clinrep.run import show_progress
@@ -64,7 +64,7 @@ class Site:
     representations: dict[str, dict[Representation, Vectors]]
     """By split."""
     predictions: dict[str, dict[str, pl.DataFrame]]
-    """predictions.parquet by outcome and model."""
+    """What classifiers, or the backbone zero-shot, predicted, by outcome and model."""
 
     def select_labelled(self, outcome: str, split: str) -> Labelled:
         """Return the labelled stays of a split; null labels are excluded, never false."""
@@ -80,12 +80,25 @@ def read_sites(config: AnalyzeConfig) -> list[Site]:
 
     Raises:
         InputError: an unfinished directory, ids that do not match or occur twice, vectors of
-            different models, an unknown layer or pooling.
+            different models, an unknown layer or pooling, no hidden states where they are needed.
     """
+    if config.risk_over_time:
+        _check_states(config)
     sites = [_read_site(name, config) for name in show_progress(config.timelines_dir, config, "read")]
     for site in sites[1:]:
         _check_comparable(sites[0], site)
     return sites
+
+
+def _check_states(config: AnalyzeConfig) -> None:
+    """Refuse to follow the risk of stays where no site has hidden states of any."""
+    directories = [Path(directory) for directory in config.representations_dir.values()]
+    if not any(artifacts.find_parts("hidden_states", directory, TEST_SPLIT) for directory in directories):
+        found = ", ".join(f"{directory}/hidden_states/{TEST_SPLIT}" for directory in directories)
+        raise InputError(
+            f"risk_over_time is true but no site has hidden states of its test split: there is no {found}; "
+            "run 03_extract_reps.py --hidden_states true into a new directory, or leave risk_over_time out"
+        )
 
 
 def choose_outcomes(sites: list[Site], config: AnalyzeConfig) -> list[str]:
@@ -101,6 +114,9 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
     timelines, representations = Path(config.timelines_dir[name]), Path(config.representations_dir[name])
     stays, outcomes = _read_stays(timelines)
     made_from = check_made_from("03_extract_reps", representations, timelines)
+    predictions = read_predictions(config.predictions_dir.get(name), timelines, outcomes)
+    for outcome, answers in read_zero_shot(representations, outcomes).items():
+        predictions.setdefault(outcome, {})[ZERO_SHOT] = answers
     splits = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
     vectors = {split: _read_vectors(representations, split, stays, config) for split in splits}
     site = Site(
@@ -111,7 +127,7 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
         ledger=artifacts.read_table("ledger", timelines),
         token_embeddings=artifacts.read_table("token_embeddings", representations).sort("token_id"),
         representations=vectors,
-        predictions=read_predictions(config.predictions_dir.get(name), timelines, outcomes),
+        predictions=predictions,
     )
     logger.info(
         "%s: %d stays, representations %s, predictions of %s",
@@ -170,7 +186,8 @@ def _read_vectors(
         rows = table.filter((pl.col("layer") == layer) & (pl.col("pooling") == pooling))
         what = f"{where}, layer {layer}, pooling {pooling}"
         expected = stays.filter(pl.col("split") == split)["subject_id"]
-        require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines")
+        remedy = "a stay without that token has none: name other poolings" if pooling.startswith("position_") else ""
+        require_same_subjects(rows["subject_id"], expected, what, f"the {split} split of the timelines", remedy)
         values = rows["representation"].to_numpy()
         if not np.isfinite(values).all():
             raise ArtifactError(f"{what}: vectors hold NaN or infinity; run 03_extract_reps.py again")

@@ -1,7 +1,8 @@
-"""What classifiers of stage 02 predicted: one run an outcome, or several that differ in seed, fraction, ..."""
+"""What was predicted without a probe: by the classifiers of stage 02, and zero-shot by the backbone in stage 03."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from clinrep.analysis.checks import check_made_from, require_same_subjects, requ
 from clinrep.artifacts import ArtifactError
 from clinrep.config import FREE_SETTINGS, InputError, flatten
 
-CLASSIFIER = "classifier"
+CLASSIFIER, ZERO_SHOT = "classifier", "zero-shot"
 TESTED = "test"
+
+logger = logging.getLogger("clinrep")
 
 
 def read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
@@ -42,6 +45,40 @@ def read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame)
             raise InputError(f"predictions of {outcome} occur twice under {given} with the same settings; keep one")
         predictions[outcome] = {name: rows for name, (_, rows) in sorted(zip(names, found, strict=True))}
     return predictions
+
+
+def read_zero_shot(representations: Path, outcomes: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return the zero-shot answers of test stays by outcome; {} where stage 03 was not asked for any.
+
+    Left out, and said so, are answers of a sample of the stays, and those to another question (a horizon of their
+    own), which cannot stand beside the others.
+
+    Raises:
+        InputError: answers of stays without a label, or twice of one.
+    """
+    if not artifacts.find_parts("zero_shot", representations, TESTED):
+        return {}
+    table = artifacts.read_table("zero_shot", representations, TESTED)
+    require_unique(table, ["subject_id", "outcome"], f"{representations}/zero_shot/{TESTED}")
+    answers = {}
+    for (outcome,), rows in table.partition_by("outcome", as_dict=True).items():
+        what = f"{representations}/zero_shot/{TESTED}, outcome {outcome}"
+        labelled = outcomes.filter((pl.col("outcome") == outcome) & pl.col("label").is_not_null())
+        tested = labelled.filter(pl.col("split") == TESTED)
+        both = rows.join(tested, on="subject_id", suffix="_true")
+        if both.height < rows.height:
+            raise InputError(
+                f"{what}: {rows.height - both.height} stays have no label in outcomes.parquet; run 03 again"
+            )
+        num_different = both.filter(pl.col("label") != pl.col("label_true")).height
+        if rows.height < tested.height or num_different:
+            logger.warning(
+                "%s: not scored: answers of %d of %d labelled stays, %d with another label (horizon_hours)",
+                *(what, rows.height, tested.height, num_different),
+            )
+            continue
+        answers[str(outcome)] = rows
+    return answers
 
 
 def find_prediction_runs(directory: Path) -> list[Path]:

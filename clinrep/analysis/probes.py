@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Representation, Site, describe_representation
+from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.config import lookup
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -47,6 +48,20 @@ class Predicted:
     """What the probe reads; None for a classifier."""
 
 
+@dataclass(frozen=True)
+class FittedProbe:
+    """One probe fitted on the train split of the fitted site."""
+
+    outcome: str
+    representation: Representation
+    name: str
+    """Name in `PROBES`."""
+    probe: Any
+    """Fitted scikit-learn classifier; None where it could not be fitted."""
+    reason: str
+    """Why it could not."""
+
+
 def build_logistic_regression(config: AnalyzeConfig, seed: int) -> Pipeline:
     """Return the probe of the manuscript (sections 4.3, Table 3): standardized, L2, Newton steps."""
     settings = config.logistic_regression
@@ -64,22 +79,19 @@ PROBES: dict[str, Callable[[AnalyzeConfig, int], Any]] = {
 }
 
 
-def predict_test(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[Predicted]:
-    """Return the classifiers' and the probes' predictions, by site, then outcome, classifiers first.
-
-    Raises:
-        InputError: an unknown probe.
-    """
+def predict_test(sites: list[Site], outcomes: list[str], probes: list[FittedProbe]) -> list[Predicted]:
+    """Return the classifiers' and the probes' predictions, by site, then outcome, classifiers first."""
     order = [(site.name, outcome) for site in sites for outcome in outcomes]
-    predicted = _collect_predictions(sites, outcomes) + _predict_with_probes(sites, outcomes, config)
+    predicted = _collect_predictions(sites, outcomes)
+    predicted += [_apply(probe, site) for probe in probes for site in sites]
     return sorted(predicted, key=lambda item: order.index((item.site, item.outcome)))
 
 
 def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predicted]:
-    """Return the fine-tuned classifiers' predictions on test, for the sites and outcomes that have them."""
+    """Return the fine-tuned classifiers' and zero-shot predictions on test, where there are some."""
     collected = []
     for site, outcome in itertools.product(sites, outcomes):
-        if outcome not in site.predictions:
+        if not site.predictions.get(outcome, {}).keys() - {ZERO_SHOT}:
             logger.info("%s: no fine-tuned predictions of %s", site.name, outcome)
         stays = site.select_labelled(outcome, TEST_SPLIT)
         for model, predictions in site.predictions.get(outcome, {}).items():
@@ -96,13 +108,17 @@ def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predict
     return collected
 
 
-def _predict_with_probes(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[Predicted]:
-    """Fit every probe on the fitted site's train split and apply it to every site's test split."""
+def fit_probes(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> list[FittedProbe]:
+    """Fit every probe on the fitted site's train split, by outcome, then representation.
+
+    Raises:
+        InputError: an unknown probe.
+    """
     builders = {name: lookup(PROBES, name, "probe") for name in config.probes}
     fitted_site = next(site for site in sites if site.name == config.fitted_site)
     representations = fitted_site.representations[FIT_SPLIT]
     tasks = list(itertools.product(outcomes, representations, builders))
-    predicted = []
+    probes = []
     for outcome, key, name in show_progress(tasks, config, "probes"):
         seed = derive_seed(config.seed, f"probe/{name}/{outcome}/{key}")
         probe, reason = _fit(builders[name](config, seed), fitted_site, outcome, key)
@@ -110,8 +126,8 @@ def _predict_with_probes(sites: list[Site], outcomes: list[str], config: Analyze
             logger.warning(
                 "%s on %s for %s: %s", name, describe_representation(fitted_site.source, key), outcome, reason
             )
-        predicted += [_apply(probe, reason, site, outcome, key, name) for site in sites]
-    return predicted
+        probes.append(FittedProbe(outcome, key, name, probe, reason))
+    return probes
 
 
 def _fit(probe: Any, site: Site, outcome: str, key: Representation) -> tuple[Any, str]:
@@ -130,12 +146,20 @@ def _fit(probe: Any, site: Site, outcome: str, key: Representation) -> tuple[Any
     return probe, ""
 
 
-def _apply(probe: Any, reason: str, site: Site, outcome: str, key: Representation, name: str) -> Predicted:
-    stays = site.select_labelled(outcome, TEST_SPLIT)
-    probabilities = None
-    if probe is not None and stays.labels.size:
-        probabilities = probe.predict_proba(site.representations[TEST_SPLIT][key].select(stays.subject_ids))[:, 1]
-    model = describe_representation(site.source, key)
+def _apply(fitted: FittedProbe, site: Site) -> Predicted:
+    stays = site.select_labelled(fitted.outcome, TEST_SPLIT)
+    probabilities, key = None, fitted.representation
+    if fitted.probe is not None and stays.labels.size:
+        vectors = site.representations[TEST_SPLIT][key].select(stays.subject_ids)
+        probabilities = fitted.probe.predict_proba(vectors)[:, 1]
     return Predicted(
-        site.name, model, name, outcome, stays.labels, stays.patients, probabilities, reason, representation=key
+        site.name,
+        describe_representation(site.source, key),
+        fitted.name,
+        fitted.outcome,
+        stays.labels,
+        stays.patients,
+        probabilities,
+        fitted.reason,
+        representation=key,
     )

@@ -14,7 +14,7 @@ from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.figures import DrawnFigure
 from clinrep.analysis.inputs import Site
-from clinrep.analysis.predictions import find_prediction_runs
+from clinrep.analysis.predictions import ZERO_SHOT, find_prediction_runs
 from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.config import config_to_yaml
 from clinrep.run import Run
@@ -64,7 +64,11 @@ def _summarize(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) ->
             "num_stays": site.stays.height,
             "num_patients": site.stays["patient_id"].n_unique(),
             "is_fitted": site.name == config.fitted_site,
-            "classified": [label_outcome(outcome, config) for outcome in outcomes if outcome in site.predictions],
+            "classified": [
+                label_outcome(outcome, config)
+                for outcome in outcomes
+                if site.predictions.get(outcome, {}).keys() - {ZERO_SHOT}
+            ],
         }
         for site in sites
     ]

@@ -13,6 +13,7 @@ from clinrep.analysis.cohort import describe_cohort, describe_exclusions, descri
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.metrics import METRICS
+from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probes import NO_PROBE
 
 
@@ -71,7 +72,8 @@ def label_outcome(outcome: str, config: AnalyzeConfig) -> str:
 
 def label_model(model: str, probe: str) -> str:
     """Return the words for a model, for example `Logistic regression on backbone layer 4 last token`."""
-    words = f"fine-tuned {model}" if probe == NO_PROBE else f"{probe} on {model}"
+    named = "zero-shot from the backbone" if model == ZERO_SHOT else f"fine-tuned {model}"
+    words = named if probe == NO_PROBE else f"{probe} on {model}"
     words = words.replace("_", " ")
     return words[:1].upper() + words[1:]
 

@@ -13,7 +13,16 @@ from clinrep.artifacts.files import (
     write_text,
 )
 from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
-from clinrep.artifacts.tables import find_parts, iterate_table, read_table, read_table_file, write_table
+from clinrep.artifacts.tables import (
+    count_rows,
+    find_parts,
+    iterate_table,
+    make_lists,
+    read_table,
+    read_table_file,
+    write_frames,
+    write_table,
+)
 
 __all__ = [
     "SPLITS",
@@ -22,6 +31,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "count_rows",
     "describe_tables",
     "find_model",
     "find_parts",
@@ -30,11 +40,13 @@ __all__ = [
     "fingerprint_file",
     "iterate_table",
     "list_tokenizer_files",
+    "make_lists",
     "open_to_others",
     "read_done",
     "read_table",
     "read_table_file",
     "write_done",
+    "write_frames",
     "write_table",
     "write_text",
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow
+import pyarrow.parquet
 
 from clinrep.artifacts.files import atomic_path, read_done
 from clinrep.artifacts.schema import ARRAY_TYPES, TABLES, TYPES, ArtifactError
@@ -19,12 +23,40 @@ def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = ""
     """
     table = lookup(TABLES, name, "table")
     path = directory / table.path.format(split=split, part=part)
-    frame = frame.select([column for column in table.columns if column in frame.columns])
-    problem = _find_problem(name, frame, path)
-    assert not problem, problem
+    frame = _prepare(name, frame, path)
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd")
     return path
+
+
+def write_frames(name: str, frames: Iterable[pl.DataFrame], directory: Path) -> Path:
+    """Write one frame or more after each other into the one file of table `name`, as `write_table` does.
+
+    Each frame is a row group of its own and none is kept, so that the file may be larger than memory.
+    """
+    path = directory / lookup(TABLES, name, "table").path
+    frames = iter(frames)
+    first = _prepare(name, next(frames), path).to_arrow()
+    open_file = partial(pyarrow.parquet.ParquetWriter, schema=first.schema, compression="zstd")
+    with atomic_path(path) as temporary, open_file(temporary) as writer:
+        writer.write_table(first)
+        for frame in frames:
+            writer.write_table(_prepare(name, frame, path).to_arrow())
+    return path
+
+
+def make_lists(values: pl.Series, lengths: np.ndarray) -> pl.Series:
+    """Return `values` cut into lists of so many each, i64 (N,), in their order; a list may be empty."""
+    offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return pl.Series(pl.from_arrow(pyarrow.LargeListArray.from_arrays(offsets, values.to_arrow())))
+
+
+def _prepare(name: str, frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Return `frame` with the columns of table `name`, in their order."""
+    frame = frame.select([column for column in TABLES[name].columns if column in frame.columns])
+    problem = _find_problem(name, frame, path)
+    assert not problem, problem
+    return frame
 
 
 def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
@@ -51,6 +83,11 @@ def iterate_table(name: str, directory: Path, split: str = "") -> Iterator[pl.Da
 def find_parts(name: str, directory: Path, split: str = "") -> list[Path]:
     """Return the files of table `name` in a directory, finished or not, in order; of every split without `split`."""
     return sorted(directory.glob(_get_pattern(name, split)))
+
+
+def count_rows(name: str, directory: Path, split: str = "") -> int:
+    """Return the rows of table `name` in a directory, finished or not, by what its files say of themselves."""
+    return sum(pyarrow.parquet.read_metadata(path).num_rows for path in find_parts(name, directory, split))
 
 
 def _get_pattern(name: str, split: str) -> str:

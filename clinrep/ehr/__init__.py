@@ -23,4 +23,6 @@ MODALITY = Modality(
     load_sequences=lazy("clinrep.ehr.sequences:load_sequences"),
     load_classifier=lazy("clinrep.ehr.models:load_classifier"),
     load_encoder=lazy("clinrep.ehr.models:load_encoder"),
+    load_frozen_language_model=lazy("clinrep.ehr.models:load_frozen_language_model"),
+    read_questions=lazy("clinrep.ehr.zero_shot:read_questions"),
 )

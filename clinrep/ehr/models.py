@@ -28,9 +28,13 @@ from clinrep.ehr.configs.tokenize import PAD_TOKEN
 from clinrep.ehr.tokenizer import load_settings
 from clinrep.sequences import IGNORED
 from clinrep.training.attention import PACKED_ATTENTION
+from clinrep.zero_shot.cache import attend_continuations
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()  # else a bar for every model read
+
+CONTINUING_ATTENTION = "continuing"  # like PACKED_ATTENTION it is registered without a mask function
+transformers.AttentionInterface.register(CONTINUING_ATTENTION, attend_continuations)
 
 logger = logging.getLogger("clinrep")
 
@@ -222,8 +226,22 @@ def load_encoder(config: ExtractConfig) -> LlamaModel:
     Raises:
         InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
-    whole = _load(LlamaForCausalLM if config.backbone_dir else LlamaClassifier, _find_for_sequences(config))
+    model_class = LlamaForCausalLM if config.backbone_dir else LlamaClassifier
+    # sequences come padded right without a mask, and this attention makes none
+    whole = _load(model_class, _find_for_sequences(config), attention=PACKED_ATTENTION)
     return whole.model.to(distributed.choose_device()).eval()
+
+
+def load_frozen_language_model(config: ExtractConfig) -> LlamaForCausalLM:
+    """Return the fp32 backbone with its head, on this rank's device, to score and to sample sequences.
+
+    Its attention is causal without a mask, and keeps continuations where it is given some (zero_shot/cache.py).
+
+    Raises:
+        InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
+    """
+    model = _load(LlamaForCausalLM, _find_for_sequences(config), attention=CONTINUING_ATTENTION)
+    return model.to(distributed.choose_device()).eval()
 
 
 def _find_for_sequences(config: SequenceConfig) -> Path:

@@ -116,9 +116,14 @@ def _name_edge(cohort: pl.DataFrame, quantiles: pl.DataFrame, edge: EdgeToken, c
 
 def name_time_tokens(config: TokenizeConfig) -> tuple[list[str], list[str]]:
     """Return the tokens of gaps, by least length, and of the parts of the day."""
-    gaps = [f"GAP_{minutes:.15g}m" for minutes in config.gap_minutes]
+    gaps = name_gap_tokens(config.gap_minutes)
     clock = [f"CLOCK_{hour:02d}" for hour in range(0, 24, config.clock_hours)] if config.clock_hours else []
     return gaps, clock
+
+
+def name_gap_tokens(gap_minutes: list[float]) -> list[str]:
+    """Return the tokens of gaps of at least these lengths, in their order."""
+    return [f"GAP_{minutes:.15g}m" for minutes in gap_minutes]
 
 
 def learn_vocabulary(

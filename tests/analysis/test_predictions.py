@@ -5,6 +5,7 @@ import shutil
 import polars as pl
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
 from clinrep.analysis.predictions import find_prediction_runs, name_runs
@@ -87,3 +88,38 @@ def test_names_leave_out_paths_and_settings_that_change_nothing(tmp_path):
     assert name_runs([tmp_path / "0"]) == ["classifier"]
     assert name_runs([tmp_path / "0", tmp_path / "1"]) == ["classifier learning_rate 1", "classifier learning_rate 2"]
     assert name_runs([tmp_path / "1", tmp_path / "2"])[1] == "classifier training_fraction 0.05"
+
+
+def write_zero_shot(site: FakeSite, keep: float = 1.0, is_turned: bool = False) -> pl.DataFrame:
+    """Write answers of the labelled test stays to icu_admission, or of a share of them."""
+    labelled = site.outcomes.filter((pl.col("outcome") == "icu_admission") & pl.col("label").is_not_null())
+    rows = labelled.join(site.stays.filter(split="test"), on="subject_id").select(
+        "subject_id", "split", "outcome", "label"
+    )
+    rows = rows.head(int(keep * rows.height)).with_columns(
+        probability=(pl.col("subject_id").hash(3) % 21 / 20).cast(pl.Float32),
+        standard_error=pl.lit(0.1, pl.Float32),
+        unfinished=pl.lit(0.0, pl.Float32),
+    )
+    written = rows.with_columns(~pl.col("label")) if is_turned else rows
+    artifacts.write_table("zero_shot", written, site.representations, "test")
+    return rows
+
+
+def test_zero_shot_answers_of_all_stays_are_scored_beside_the_others(site, tmp_path):
+    rows = write_zero_shot(site)
+    out = run_main(tmp_path / "out", *site.flags("demo"))
+    scores = artifacts.read_table("scores", out).filter(model="zero-shot")
+    assert set(scores["outcome"]) == {"icu_admission"}
+    expected = roc_auc_score(rows["label"].to_numpy(), rows["probability"].to_numpy())
+    assert scores.filter(metric="auroc")["estimate"].item() == pytest.approx(expected)
+    assert "Zero-shot from the backbone" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("change", [{"keep": 0.5}, {"is_turned": True}])
+def test_zero_shot_answers_of_some_stays_or_to_another_question_are_left_out_and_named(site, tmp_path, caplog, change):
+    write_zero_shot(site, **change)
+    with caplog.at_level("WARNING", logger="clinrep"):
+        out = run_main(tmp_path / "out", *site.flags("demo"))
+    assert artifacts.read_table("scores", out).filter(model="zero-shot").is_empty()
+    assert "not scored: answers of" in caplog.text

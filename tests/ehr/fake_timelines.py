@@ -23,6 +23,31 @@ TOKEN_KINDS = {
     "adt": ("ADT_icu", "ADT_ward"),
     "respiratory_support": ("RESP_imv",),
 }
+# what tells which tokens mean an outcome
+ZERO_SHOT_SETTINGS = {
+    "discharge_tokens": [
+        {"token": "DSCG_{category}", "column": "discharge_category"},
+        {"token": "TL_END", "column": None},
+    ],
+    "sources": [
+        {
+            "name": name,
+            "table": name,
+            "token": token,
+            "category_column": column,
+            "value_column": None,
+            "categorical_value_column": None,
+            "normalize_value": None,
+        }
+        for name, token, column in (
+            ("adt", "ADT_{category}", "location_category"),
+            ("respiratory_support", "RESP_{category}", "device_category"),
+        )
+    ],
+    "normalize": "snake_case",
+    "token_style": "separate",
+    "gap_minutes": [],
+}
 START = datetime(2150, 1, 1)
 NUM_STATIC = 5  # tokens before the events
 
@@ -73,6 +98,7 @@ def write_fake_tokenizer_run(directory: Path, num_subjects: int = 40, seed: int 
         "modality": "ehr",
         "seed": seed,
         "static_tokens": [{"token": f"static token {number}"} for number in range(NUM_STATIC)],
+        **ZERO_SHOT_SETTINGS,
         "window": {"origin": "admission", "length_hours": 24.0, "is_end_closed": False},
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(settings))

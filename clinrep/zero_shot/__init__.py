@@ -1,0 +1,1 @@
+"""Zero-shot answers: how often continuations sampled from a pretrained backbone hold an outcome."""
