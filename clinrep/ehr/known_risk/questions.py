@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.predictions import CLASSIFIER
-from clinrep.analysis.probes import PROBES, predict_test
+from clinrep.analysis.predictions import CLASSIFIER, ZERO_SHOT
+from clinrep.analysis.probes import PROBES, fit_probes, predict_test
 from clinrep.analysis.recalibration import compute_logits
 from clinrep.distributed import derive_seed
 from clinrep.ehr.known_risk.config import KnownRiskConfig
 from clinrep.ehr.known_risk.inputs import TokenCounts, join_truth, read_zero_shot
 from clinrep.ehr.known_risk.scores import ORACLE, Question
 
-LATENT, COUNTS, FINE_TUNED, ZERO_SHOT = "latent truth", "token counts", "fine-tuned", "zero-shot"
+LATENT, COUNTS, FINE_TUNED = "latent truth", "token counts", "fine-tuned"
 ALL_STAYS, ZERO_SHOT_STAYS = "test", "zero-shot"
 
 logger = logging.getLogger("clinrep")
@@ -50,7 +50,9 @@ def collect_questions(site: Site, truth: pl.DataFrame, outcomes: list[str], conf
 def _collect_models(site: Site, outcome: str, config: KnownRiskConfig) -> dict[str, Floats]:
     """Return the probabilities of stage 04's classifiers and probes, by name."""
     models = {}
-    for item in predict_test([site], [outcome], config):
+    for item in predict_test([site], [outcome], fit_probes([site], [outcome], config)):
+        if item.model == ZERO_SHOT:
+            continue  # asked of its own stays
         name = f"probe, {item.model}" if item.representation else item.model.replace(CLASSIFIER, FINE_TUNED)
         if item.probabilities is None:
             logger.warning("%s of %s: %s", name, outcome, item.reason)
