@@ -164,7 +164,14 @@ def test_page_names_every_model_and_stage(study, scores, tmp_path, capsys):
     run(study, tmp_path / "report")
     page = capsys.readouterr().out
     assert page.strip() == (tmp_path / "report/report.md").read_text().strip()
-    for word in ("fine-tuned", ORACLE, "token counts", "zero-shot", "02_finetune long_length_of_stay", "together"):
+    for word in (
+        "fine-tuned",
+        ORACLE,
+        "token counts",
+        "zero-shot",
+        "02_finetune long_length_of_stay",
+        "first start to last end",
+    ):
         assert word in page
 
 

@@ -17,7 +17,7 @@ from clinrep.analysis.inputs import choose_outcomes, read_sites
 from clinrep.config import parse_config
 from clinrep.ehr.known_risk.config import KnownRiskConfig
 from clinrep.ehr.known_risk.inputs import read_truth
-from clinrep.ehr.known_risk.page import measure_seconds, write_markdown
+from clinrep.ehr.known_risk.page import find_times, write_markdown
 from clinrep.ehr.known_risk.questions import collect_questions
 from clinrep.ehr.known_risk.scores import score_questions
 from clinrep.run import open_run, run_stage
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         outcomes = choose_outcomes([site], config)
         questions = collect_questions(site, truth, outcomes, config)
         scores = score_questions(questions, config)
-        page = write_markdown(scores, measure_seconds(config))
+        page = write_markdown(scores, find_times(config))
         artifacts.write_text(run.directory / "scores.csv", scores.write_csv())
         artifacts.write_text(run.directory / "report.md", page)
         run.rows["scores"] = scores.height

@@ -25,8 +25,11 @@ COLUMNS = {
 }
 
 
-def write_markdown(scores: pl.DataFrame, seconds: dict[str, float]) -> str:
-    """Return the report: a row an outcome, set of stays and model, and the seconds of each stage."""
+def write_markdown(scores: pl.DataFrame, times: dict[str, tuple[float, float]]) -> str:
+    """Return the report: a row an outcome, set of stays and model, and the seconds of each stage.
+
+    `times` are start and end of each, in seconds since 1970. Stages may run side by side.
+    """
     heads = ["outcome", "stays", "events", "model", *COLUMNS]
     lines = [_join(heads), _join(["---", "---:", "---:", "---", *("---:" for _ in COLUMNS)])]
     for (outcome, stays, model), rows in scores.group_by("outcome", "stays", "model", maintain_order=True):
@@ -37,8 +40,9 @@ def write_markdown(scores: pl.DataFrame, seconds: dict[str, float]) -> str:
         sizes = f"{rows['num_subjects'][0]:,} ({stays})", f"{rows['num_events'][0]:,}"
         lines.append(_join([str(outcome), *sizes, str(model), *cells]))
     lines += ["", _join(["stage", "seconds"]), _join(["---", "---:"])]
-    lines += [_join([stage, f"{value:.0f}"]) for stage, value in seconds.items()]
-    lines.append(_join(["together", f"{sum(seconds.values()):.0f}"]))
+    lines += [_join([stage, f"{end - start:.0f}"]) for stage, (start, end) in times.items()]
+    starts, ends = zip(*times.values(), strict=True)
+    lines.append(_join(["first start to last end", f"{max(ends) - min(starts):.0f}"]))
     return "\n".join(lines) + "\n"
 
 
@@ -55,8 +59,11 @@ def _show(row: dict[str, float | None], digits: int, has_interval: bool) -> str:
     return text
 
 
-def measure_seconds(config: KnownRiskConfig) -> dict[str, float]:
-    """Return by stage the wall time from the start in provenance.json to DONE; of a resumed run, of its last part."""
+def find_times(config: KnownRiskConfig) -> dict[str, tuple[float, float]]:
+    """Return by stage its start, in provenance.json, and its end, when DONE was written, in seconds since 1970.
+
+    Of a resumed run the start is that of its last part.
+    """
     site = next(iter(config.timelines_dir))
     runs = {"simulate": config.simulate_dir, "00_tokenize": config.timelines_dir[site]}
     runs |= {"01_pretrain": config.backbone_dir} if config.backbone_dir else {}
@@ -65,9 +72,9 @@ def measure_seconds(config: KnownRiskConfig) -> dict[str, float]:
         runs[f"02_finetune {path.name}"] = str(path)
     runs["03_extract_reps"] = config.representations_dir[site]
     runs |= {"03_extract_reps, zero-shot": config.zero_shot_dir} if config.zero_shot_dir else {}
-    return {stage: _measure_run(Path(directory)) for stage, directory in runs.items()}
+    return {stage: _find_time(Path(directory)) for stage, directory in runs.items()}
 
 
-def _measure_run(directory: Path) -> float:
+def _find_time(directory: Path) -> tuple[float, float]:
     started = datetime.fromisoformat(json.loads((directory / "provenance.json").read_text())["started"])
-    return (directory / "DONE").stat().st_mtime - started.timestamp()
+    return started.timestamp(), (directory / "DONE").stat().st_mtime
