@@ -6,6 +6,8 @@ DEMO_CONFIGS := configs/ehr/demo
 DEMO_RUN := runs/demo
 RISK_CONFIGS := configs/ehr/known_risk
 RISK_RUN := runs/known_risk
+# One process a core: small tensors gain little from threads.
+TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --nproc_per_node 2
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
@@ -39,11 +41,11 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
 	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --output_dir $(RISK_RUN)/simulate
 	$(VENV) 00_tokenize.py --config $(RISK_CONFIGS)/00_tokenize.yaml
-	$(VENV) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml
+	$(TWO_RANKS) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml
 	@printf '%s\n' $(OUTCOMES) | OMP_NUM_THREADS=1 xargs -P 2 -I OUTCOME $(VENV) 02_finetune.py \
 	  --config $(RISK_CONFIGS)/02_finetune.yaml --outcome OUTCOME --output_dir $(RISK_RUN)/02_finetune/OUTCOME
-	$(VENV) 03_extract_reps.py --config $(RISK_CONFIGS)/03_extract_reps.yaml
-	$(VENV) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
+	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_extract_reps.yaml
+	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
 	$(VENV) -m clinrep.ehr.known_risk --config $(RISK_CONFIGS)/report.yaml
 	@echo "$(RISK_RUN)/report/report.md"
 

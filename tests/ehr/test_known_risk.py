@@ -69,8 +69,19 @@ def write_representations(directory: Path, rows: pl.DataFrame) -> None:
         representation=pl.concat_list([(pl.col(name) / (1 - pl.col(name))).log() for name in OUTCOMES])
         .cast(pl.List(pl.Float32)).list.to_array(2),
     )  # fmt: skip
+    # two poolings, each with one of the two: only a probe of both knows all
+    mean, last = (
+        vectors.with_columns(
+            pooling=pl.lit(pooling), representation=(pl.col("representation").arr.to_list() * keep).list.to_array(2)
+        )
+        for pooling, keep in (
+            ("mean", pl.lit([0.0, 1.0], pl.List(pl.Float32))),
+            ("last_token", pl.lit([1.0, 0.0], pl.List(pl.Float32))),
+        )
+    )
     for split in artifacts.SPLITS:
-        artifacts.write_table("representations", vectors.filter(pl.col("split") == split), directory, split)
+        both = pl.concat([mean, last]).filter(pl.col("split") == split)
+        artifacts.write_table("representations", both, directory, split)
     embeddings = {"token_id": [0], "token": ["TL_START"], "kind": ["special"], "embedding": [[0.0, 1.0]]}
     schema = {"token_id": pl.UInt32, "token": pl.String, "kind": pl.String, "embedding": pl.Array(pl.Float32, 2)}
     artifacts.write_table("token_embeddings", pl.DataFrame(embeddings, schema=schema), directory)
@@ -142,7 +153,13 @@ def test_slope_is_that_of_unpenalized_logistic_regression(study, scores):
 
 
 def test_the_probe_finds_what_its_vectors_hold_and_counts_know_less(scores):
-    assert abs(find(scores, "auroc_difference", "probe, backbone layer 2 mean")["estimate"]) < 0.02
+    """The logit of the stay is in the mean, that of death in the last token; together both are there."""
+    own, other = "probe, backbone layer 2 mean", "probe, backbone layer 2 last_token"
+    for outcome in OUTCOMES:
+        assert abs(find(scores, "auroc_difference", "probe, backbone all of these", outcome)["estimate"]) < 0.02
+        own, other = other, own
+        assert abs(find(scores, "auroc_difference", own, outcome)["estimate"]) < 0.002
+        assert find(scores, "auroc_difference", other, outcome)["estimate"] < -0.03
     assert find(scores, "auroc_difference", "token counts")["estimate"] < 0
     assert find(scores, "mean_absolute_error", "token counts")["estimate"] > 0.02
 

@@ -35,6 +35,7 @@ def collect_questions(site: Site, truth: pl.DataFrame, outcomes: list[str], conf
         truths = join_truth(truth, outcome, stays)
         models = {LATENT: truths["probability_given_state"], ORACLE: truths["probability_given_tables"]}
         models |= _collect_models(site, outcome, config)
+        models |= _probe_together(site, outcome, config)
         models[COUNTS] = predict_from_counts(counts, site, outcome, config)
         question = Question(outcome, ALL_STAYS, stays.labels, stays.patients, models)
         questions.append(question)
@@ -59,6 +60,19 @@ def _collect_models(site: Site, outcome: str, config: KnownRiskConfig) -> dict[s
         else:
             models[name] = item.probabilities
     return models
+
+
+def _probe_together(site: Site, outcome: str, config: KnownRiskConfig) -> dict[str, Floats]:
+    """Return the probabilities of one probe on all representations side by side, where there are several."""
+    if len(site.representations[FIT_SPLIT]) < 2:
+        return {}
+    inputs = {}
+    for split in (FIT_SPLIT, TEST_SPLIT):
+        ids, vectors = site.select_labelled(outcome, split).subject_ids, site.representations[split]
+        inputs[split] = np.concatenate([vectors[key].select(ids) for key in sorted(vectors)], axis=1)
+    model = PROBES["logistic_regression"](config, derive_seed(config.seed, f"probe/together/{outcome}"))
+    model.fit(inputs[FIT_SPLIT], site.select_labelled(outcome, FIT_SPLIT).labels)
+    return {f"probe, {site.source} all of these": model.predict_proba(inputs[TEST_SPLIT])[:, 1]}
 
 
 def predict_from_counts(counts: TokenCounts, site: Site, outcome: str, config: KnownRiskConfig) -> Floats:
@@ -91,14 +105,14 @@ def _compute_log_loss(labels: NDArray[np.bool_], probabilities: Floats) -> float
 
 
 def ask_of_some(question: Question, rows: np.ndarray, probabilities: Floats, num_samples: int, seed: int) -> Question:
-    """Return the question of the stays at `rows`, with their zero-shot probabilities.
+    """Return the question of the stays at `rows`: the oracle beside their zero-shot probabilities.
 
     A share of a few continuations ranks worse than the probability it estimates, whatever the model. So the
     oracle is there twice: also as the share of `num_samples` draws that come out with exactly its probability,
     which is what zero-shot prediction by a perfect model would be.
     """
     generator = np.random.default_rng(seed)
-    models = {name: values[rows] for name, values in question.models.items()}
+    models = {ORACLE: question.risks[rows]}
     drawn = f"{ORACLE}, {num_samples} draws"
     models[drawn] = generator.binomial(num_samples, models[ORACLE]) / num_samples
     models[ZERO_SHOT] = probabilities
