@@ -25,19 +25,26 @@ def main(argv: list[str]) -> None:
     """Run stage 02 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
-        from clinrep.classification import list_outputs  # late: torch loads slowly, and Optuna is seldom needed
+        from clinrep.classification import (
+            choose_metric,
+            list_outputs,
+        )  # late: torch loads slowly, and Optuna is seldom needed
         from clinrep.training import check_share
 
         if config.search.num_trials:
             from clinrep.training.search import search
 
-            metric = {"metric": f"eval_{config.metric_for_best}", "greater_is_better": config.metric_for_best != "loss"}
+            metric, should_rise = choose_metric(config)
             search(
-                *(config, run, stop, partial(finetune, modality, stop)),
-                **metric,
+                config,
+                run,
+                stop,
+                partial(finetune, modality, stop),
                 save=write,
                 outputs=list_outputs(config),
                 check=check_share,
+                metric=metric,
+                greater_is_better=should_rise,
             )
         else:
             trained = finetune(modality, stop, config, run)

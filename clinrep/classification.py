@@ -161,14 +161,15 @@ class Classification:
 
     def make_task(self, find_rate_factor: Callable[[str], float] | None) -> Task:
         """Return what is learned and how it is validated."""
+        metric, should_rise = choose_metric(self._config)
         return Task(
             dataset=self.train_items,
             filler=self.train_items.make_filler(),
             evaluate=self.validate,
             items_per_step=self._config.global_batch_size,
             collate=LeftPaddedCollator(self._sequences.pad_token_id),
-            metric_for_best=f"eval_{self._config.metric_for_best}",
-            greater_is_better=self._config.metric_for_best != "loss",
+            metric_for_best=metric,
+            greater_is_better=should_rise,
             find_rate_factor=find_rate_factor,
         )
 
@@ -217,6 +218,11 @@ class Classification:
 
     def _predict(self, predict: Callable[..., np.ndarray], model: torch.nn.Module, sequences: Sequences) -> np.ndarray:
         return predict(model, sequences, self._config.prediction_batch_size, self._config.training.precision)
+
+
+def choose_metric(config: Any) -> tuple[str, bool]:
+    """Return the metric of `Classification.validate` that chooses the best weights, and whether it should rise."""
+    return f"eval_{config.metric_for_best}", config.metric_for_best != "loss"
 
 
 def list_outputs(config: Any) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from clinrep.config import InputError
 from clinrep.information import InformationMeter
 from clinrep.modality import Modality
 from clinrep.parts import parts_to_do, write_part
@@ -13,6 +15,8 @@ from clinrep.run import Run, show_progress
 from clinrep.sequences import Sequences
 from clinrep.zero_shot.answers import write_answers
 from clinrep.zero_shot.sampling import Sampler
+
+logger = logging.getLogger("clinrep")
 
 
 def write_language_tables(
@@ -44,7 +48,25 @@ def write_language_tables(
             config.batch_tokens,
             config.seed,
             config.precision,
+            None if asked.beyond_trained_positions else find_trained_positions(model, config.max_length),
         )
         write_answers(
             run, sampler, asked, sequences, questions, partial(show_progress, config=config, title="zero-shot")
         )
+
+
+def find_trained_positions(model: Any, max_length: int) -> int | None:
+    """Return how many positions a backbone was trained on; None where its config.json does not say.
+
+    Raises:
+        InputError: they leave the longest prompts no continuation.
+    """
+    known: int | None = getattr(model.config, "trained_positions", None)
+    if known is None:
+        logger.warning("the backbone does not say on how many positions it was trained; zero-shot may go beyond them")
+    elif max_length >= known:
+        raise InputError(
+            f"max_length is {max_length} but the backbone was trained on {known} positions (its block_size): zero-shot "
+            "has no room to go on; lower max_length, or use --zero_shot.beyond_trained_positions true"
+        )
+    return known

@@ -155,16 +155,15 @@ def pad_right(sequences: list[np.ndarray], pad_token_id: int) -> torch.Tensor:
     return torch.from_numpy(input_ids)
 
 
-def iterate_batches(lengths: np.ndarray, batch_tokens: int, batch_size: int | None = None) -> Iterator[np.ndarray]:
+def iterate_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     """Yield positions (B,) of sequences of like length, longest first, until each was yielded once.
 
-    A batch holds at most `batch_tokens` tokens with padding (but always one sequence) and at most
-    `batch_size` sequences. Longest first: what does not fit into memory fails at once.
+    A batch holds at most `batch_tokens` tokens with padding (but always one sequence). Longest first: what does
+    not fit into memory fails at once.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        size = size if batch_size is None else min(size, batch_size)
         yield order[start : start + size]
         start += size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import polars as pl
 import pytest
 
 from clinrep import artifacts
+from clinrep.config import InputError
 from clinrep.zero_shot.sampling import Sampler
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
@@ -60,6 +63,47 @@ def test_information_is_of_every_stay_and_its_sequence(root, finished):
     assert (table["bits"].list.len() == table["token_ids"].list.len() - 1).all()
     assert (table["times"].list.len() == table["token_ids"].list.len()).all()
     assert table["total_bits"].to_numpy() == pytest.approx(table["bits"].list.sum().to_numpy(), abs=1e-2)
+
+
+def test_continuations_end_where_the_backbone_was_trained_to_and_the_whole_run_says_so(root, tmp_path, caplog):
+    """66 positions leave the longest prompts few tokens more, however many are allowed."""
+    backbone = tmp_path / "01"
+    shutil.copytree(root / "01_pretrain", backbone)
+    path = backbone / "backbone" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_positions": 66}))
+    shares = {}
+    for name, more in (("short", []), ("beyond", ["--zero_shot.beyond_trained_positions", "true"])):
+        argv = flags(root, "unused", *more, "--backbone_dir", str(backbone), "--zero_shot.subjects_per_part", "4")
+        argv[argv.index("--output_dir") + 1] = str(tmp_path / name)
+        load_main(STAGE)(argv)
+        shares[name] = artifacts.read_table("zero_shot", tmp_path / name)["unfinished"].mean()
+    assert shares["beyond"] == 0
+    assert shares["short"] > 0.01
+    # a run that only has its last part to do reports on all of them
+    for left in sorted((tmp_path / "short" / "zero_shot" / "test").iterdir())[-1:]:
+        left.unlink()
+    (tmp_path / "short" / "DONE").unlink()
+    caplog.clear()
+    argv[argv.index("--output_dir") + 1] = str(tmp_path / "short")
+    position = argv.index("--zero_shot.beyond_trained_positions")
+    argv = argv[:position] + argv[position + 2 :]
+    with caplog.at_level("INFO", logger="clinrep"):
+        load_main(STAGE)(argv)
+    number = artifacts.read_done(tmp_path / "short", STAGE)["rows"]["zero_shot/test"]
+    deaths = artifacts.read_table("zero_shot", tmp_path / "short").filter(outcome="in_hospital_death").height
+    assert deaths < number
+    assert f"zero-shot in_hospital_death: {deaths} stays" in caplog.text
+    assert "the probabilities are too low" in caplog.text
+
+
+def test_prompts_longer_than_what_the_backbone_was_trained_on_are_refused(root, tmp_path):
+    backbone = tmp_path / "01"
+    shutil.copytree(root / "01_pretrain", backbone)
+    path = backbone / "backbone" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_positions": 64}))
+    with pytest.raises(InputError, match="max_length is 64 but the backbone was trained on 64 positions"):
+        load_main(STAGE)(flags(root, "refused", "--backbone_dir", str(backbone)))
+    assert not (root / "refused").exists()
 
 
 def test_smaller_parts_and_batches_give_the_same_answers(root, finished):

@@ -135,9 +135,9 @@ def test_one_class_has_a_loss_only():
 
 def test_batches_cover_every_sequence_once_within_the_limits():
     lengths = np.random.default_rng(1).integers(1, 50, size=101)
-    batches = list(iterate_batches(lengths, batch_tokens=100, batch_size=9))
+    batches = list(iterate_batches(lengths, batch_tokens=100))
     assert sorted(np.concatenate(batches)) == list(range(101))
-    assert all(len(rows) <= 9 and lengths[rows].max() * len(rows) <= 100 for rows in batches)
+    assert all(lengths[rows].max() * len(rows) <= 100 for rows in batches)
     alone = list(iterate_batches(np.array([500, 1]), batch_tokens=100))
     assert [rows.tolist() for rows in alone] == [[0], [1]]
 
@@ -262,6 +262,18 @@ def test_truncation_is_drawn_anew_each_epoch_over_all_lengths_and_from_the_seed_
     assert np.array_equal(same.lengths, drawn[-1])
     assert not np.array_equal(other.lengths, drawn[-1])
     assert len(np.unique(drawn, axis=0)) == 400
+
+
+def test_under_bf16_the_head_is_exact_and_risks_are_not_rounded_to_few_values(dirs, labelled):
+    classifier = load_classifier(make_config(dirs)).eval()
+    states = torch.randn(20_000, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = classifier.score(states)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, states @ classifier.score.weight.T)
+    ids = torch.from_numpy(labelled.get(0).astype(np.int64))[None]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert classifier(ids).logits.dtype == torch.float32
 
 
 def test_only_train_is_truncated(dirs, model, labelled):

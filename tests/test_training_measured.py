@@ -41,6 +41,9 @@ def test_a_classifier_counts_its_head_and_not_its_embedding() -> None:
 
 def test_flops_are_six_a_weight_and_token_and_twelve_a_pair_and_width() -> None:
     assert ModelFlops(1000, 16).count(num_tokens=10, attention_pairs=55) == 6 * 1000 * 10 + 12 * 16 * 55
+    # of frozen weights no gradient is computed: forward and the gradient of their inputs are left
+    half = ModelFlops(1000, 16, frozen_weights=400)
+    assert half.count(num_tokens=10, attention_pairs=0) == (6 * 600 + 4 * 400) * 10
 
 
 class Clock:

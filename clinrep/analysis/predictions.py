@@ -94,19 +94,29 @@ def name_runs(directories: list[Path]) -> list[str]:
     settings = [_read_settings(directory) for directory in directories]
     keys = sorted(set().union(*settings))
     differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    words = [[f"{key.rpartition('.')[2]} {one.get(key)}" for key in differing] for one in settings]
+    words = [[f"{key.rpartition('.')[2]} {one[key]}" for key in differing if key in one] for one in settings]
     return [" ".join([CLASSIFIER, *some]) for some in words]
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
-    """Return what decides a run's result: its settings, without paths and those that change nothing."""
+    """Return what decides a run's result: its settings and the content of the model it starts from.
+
+    Without paths, which may name the same thing differently, and without settings that change nothing.
+    """
     path = directory / "config.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     flat = flatten(content if isinstance(content, dict) else {})
-    return {
+    digests = artifacts.read_done(directory, "02_finetune").get("inputs", {})
+    start = {
+        name.removesuffix("_dir"): digests[name][:6] for name in ("backbone_dir", "classifier_dir") if name in digests
+    }
+    return start | {
         key: value
         for key, value in flat.items()
-        if key != "outcome" and key.rpartition(".")[2] not in FREE_SETTINGS and not key.startswith("search.")
+        if key != "outcome"
+        and key.rpartition(".")[2] not in FREE_SETTINGS
+        and not key.startswith("search.")
+        and not key.endswith(("_dir", "_path"))
     }
 
 

@@ -56,8 +56,8 @@ def write_done(directory: Path, stage: str, rows: dict[str, int], inputs: dict[s
     write_text(directory / "DONE", json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_done(directory: Path, stage: str) -> dict[str, Any]:
-    """Return the content of DONE of a finished directory that `stage` wrote, else raise ArtifactError."""
+def read_done(directory: Path, stage: str, *others: str) -> dict[str, Any]:
+    """Return the content of DONE of a finished directory of `stage`, or one of `others`, else raise ArtifactError."""
     if not directory.is_dir():
         raise ArtifactError(f"{directory} is not a directory; expected what {stage}.py writes")
     path = directory / "DONE"
@@ -68,7 +68,7 @@ def read_done(directory: Path, stage: str) -> dict[str, Any]:
         found = content["stage"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); run {stage}.py again in a new directory") from error
-    if found != stage:
+    if found not in (stage, *others):
         raise ArtifactError(f"{directory} was written by {found}.py, expected a directory of {stage}.py")
     return content
 

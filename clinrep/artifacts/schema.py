@@ -50,6 +50,8 @@ class Table:
     path: str
     description: str
     columns: dict[str, Column]
+    other_stages: tuple[str, ...] = ()
+    """Stages that write it too, into directories of their own."""
 
 
 _SUBJECT = Column("str", "one hospitalization (CLIF hospitalization_id)")
@@ -172,7 +174,7 @@ TABLES: dict[str, Table] = {
     "risk_over_time": Table(
         "02_finetune",
         "risk_over_time.parquet",
-        "Asked for: the probability after every token of the cut sequence; stage 04 writes the probes' likewise.",
+        "Asked for: the probability after every token of the cut sequence: of the classifier, and in 04 of each probe.",
         {
             "subject_id": _SUBJECT,
             "split": _SPLIT,
@@ -181,6 +183,7 @@ TABLES: dict[str, Table] = {
             "times": Column("list[datetime]", "time of each token, UTC"),
             "probability": Column("list[f32]", "of the outcome, given the tokens up to and with this one"),
         },
+        other_stages=("04_analyze",),
     ),
     "representations": Table(
         "03_extract_reps",
@@ -293,7 +296,8 @@ def describe_tables() -> str:
         "All tables are Parquet. Times are UTC without a zone, in microseconds. `{part}` counts from 0.",
     ]
     for name, table in TABLES.items():
-        lines += ["", f"## {name}", "", f"`{table.path}`, written by `{table.stage}.py`. {table.description}", ""]
+        writers = " and ".join(f"`{stage}.py`" for stage in (table.stage, *table.other_stages))
+        lines += ["", f"## {name}", "", f"`{table.path}`, written by {writers}. {table.description}", ""]
         lines += ["| column | type | null | meaning |", "| --- | --- | --- | --- |"]
         for column, spec in table.columns.items():
             null = "yes" if spec.is_nullable else "no"

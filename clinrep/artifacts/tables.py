@@ -71,7 +71,7 @@ def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
 def iterate_table(name: str, directory: Path, split: str = "") -> Iterator[pl.DataFrame]:
     """Yield the parts of table `name` one by one, in order, for tables larger than memory; raises as `read_table`."""
     table = lookup(TABLES, name, "table")
-    read_done(directory, table.stage)
+    read_done(directory, table.stage, *table.other_stages)
     paths = find_parts(name, directory, split)
     if not paths:
         pattern = directory / _get_pattern(name, split)

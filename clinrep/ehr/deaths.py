@@ -9,7 +9,7 @@ import polars as pl
 
 from clinrep.ehr.clif import ClifTables, Kind, normalize_column
 from clinrep.ehr.configs.tokenize import TokenizeConfig
-from clinrep.ehr.outcome_events import EXPIRED, make_events, spell_words
+from clinrep.ehr.outcome_events import EXPIRED, MISSING, make_events, spell_words
 
 logger = logging.getLogger("clinrep")
 
@@ -70,7 +70,8 @@ def read_lives(tables: ClifTables, config: TokenizeConfig) -> pl.DataFrame:
     stays = normalize_column(tables.read("hospitalization", STAY), "discharge_category", config.normalize)
     category, discharge = pl.col("discharge_category"), pl.col("discharge_dttm")
     is_expired = category.is_in(spell_words(EXPIRED, config, "discharge_category")).fill_null(False)
-    has_left_alive = category.is_not_null() & ~is_expired
+    unknown = spell_words((*MISSING, *config.unknown_discharges), config, "discharge_category")
+    has_left_alive = category.is_not_null() & ~category.is_in(unknown) & ~is_expired
     lives = stays.group_by("patient_id").agg(
         expired=discharge.filter(is_expired).min(),
         last_alive=pl.max_horizontal(pl.col("admission_dttm").max(), discharge.filter(has_left_alive).max()),

@@ -52,6 +52,8 @@ def build_language_model(config: PretrainConfig, data: PretrainingData) -> Llama
         model = LlamaForCausalLM(make_llama_config(config.model, data.vocabulary))
     else:
         model = _continue_backbone(config, data)
+    known = getattr(model.config, "trained_positions", 0)
+    model.config.trained_positions = max(known, config.block_size)  # zero-shot continuations end there
     logger.info(
         "model: %d parameters, %d layers, width %d, vocabulary %d",
         model.num_parameters(),
@@ -162,6 +164,15 @@ def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaFo
     return model
 
 
+class ExactLinear(torch.nn.Linear):
+    """A linear layer in fp32 also under autocast: bf16 would give a hospital's stays a few thousand distinct risks."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return f32 (..., out_features)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class LlamaClassifier(LlamaForSequenceClassification):
     """Llama with a linear head on the last token, two classes, for left-padded batches.
 
@@ -171,6 +182,13 @@ class LlamaClassifier(LlamaForSequenceClassification):
 
     HEAD = "score"
     """Name of the module that is new where training starts from a backbone."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        """Build the model of `config`, its head one that computes in fp32 whatever autocast says."""
+        super().__init__(config)
+        self.score = ExactLinear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
+
     item_loss: ItemLoss = staticmethod(compute_cross_entropy)
 
     def score_positions(self, input_ids: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ NOT_RECORDED = "whether it happened is not recorded"
 # One meaning in the words of CLIF 2.x and 3.0; with `normalize: snake_case` both are spelled alike anyway.
 ICU, IMV, EXPIRED, HOSPICE = ("ICU", "icu"), ("IMV", "imv"), ("Expired", "expired"), ("Hospice", "hospice")
 AMA = ("Against Medical Advice (AMA)", "ama")
+MISSING = ("Missing", "missing")  # CLIF's word for a discharge_category that the source lacks
 # Where an ICU patient is taken and brought back from: the bed in the ICU is kept.
 TRIPS = ("procedural", "radiology", "dialysis")
 
@@ -63,16 +64,35 @@ def find_rows(table: str, columns: dict[str, Kind], *words: str) -> Finder:
 
 
 def find_discharges(*words: str) -> Finder:
-    """Return a finder of stays whose discharge_category is one of `words`; null is unknown, the time the discharge."""
+    """Return a finder of stays whose discharge_category is one of `words`; the time is the discharge.
+
+    Null is unknown, and so are the words of the setting `unknown_discharges`.
+    """
 
     def find(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:
         spelled = spell_words(words, config, "discharge_category")
         warn_if_absent(spelled, stays["discharge_category"], "hospitalization.discharge_category")
+        _warn_of_missing(stays["discharge_category"], config)
         category = pl.col("discharge_category")
-        found = stays.filter(category.is_in(spelled) | category.is_null())
-        return make_events(found, pl.col("discharge_dttm"), pl.when(category.is_null()).then(pl.lit(NOT_RECORDED)))
+        unknown = spell_words(tuple(config.unknown_discharges), config, "discharge_category")
+        is_unknown = category.is_null() | category.is_in(unknown)
+        found = stays.filter(category.is_in(spelled) | is_unknown)
+        return make_events(found, pl.col("discharge_dttm"), pl.when(is_unknown).then(pl.lit(NOT_RECORDED)))
 
     return find
+
+
+def _warn_of_missing(categories: pl.Series, config: TokenizeConfig) -> None:
+    """Warn of discharges that CLIF calls missing while the settings take them for known ones without an event."""
+    missing = set(spell_words(MISSING, config, "discharge_category"))
+    missing -= set(spell_words(tuple(config.unknown_discharges), config, "discharge_category"))
+    count = int(categories.is_in(list(missing)).sum())
+    if count:
+        logger.warning(
+            "hospitalization.discharge_category is 'Missing' for %d of %d stays, which count as having no event; "
+            "unknown_discharges: [Missing] leaves them out",
+            *(count, len(categories)),
+        )
 
 
 def find_long_stays(tables: ClifTables, stays: pl.DataFrame, config: TokenizeConfig) -> pl.DataFrame:

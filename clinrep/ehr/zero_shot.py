@@ -39,17 +39,9 @@ def read_questions(config: ExtractConfig, sequences: Sequences) -> Questions:
         lookup(dict.fromkeys(outcomes["outcome"].unique()), outcome, f"outcome of {directory}")
     is_event = np.stack([find_event_tokens(name, vocabulary, settings, directory) for name in asked.outcomes])
     is_end = _find_end_tokens(vocabulary, settings, directory)
-    timed = [name for name in asked.outcomes if name in OUTCOME_HOURS]
-    if asked.horizon_hours is not None:
-        timed.append("zero_shot.horizon_hours")
-    if timed and not settings["gap_minutes"]:
-        raise InputError(
-            f"{timed[0]} needs to know how time passes, but the timelines of {directory} have no gap tokens; "
-            f"run 00_tokenize.py and 01_pretrain.py with gap_minutes, or leave {timed[0]} out"
-        )
+    _check_time(asked.outcomes, asked.horizon_hours, settings, directory)
     seed = distributed.derive_seed(config.seed, "zero_shot_gaps")
-    has_clock = bool(settings["gap_minutes"])
-    clock = learn_clock(directory, vocabulary, settings, is_end, seed) if has_clock else None
+    clock = learn_clock(directory, vocabulary, settings, is_end, seed) if settings["gap_minutes"] else None
     if clock is None:
         logger.info("zero-shot: no gap tokens, so the first event sampled may be one before index_time")
     last_times = sequences.times[sequences.offsets[1:] - 1]
@@ -70,6 +62,17 @@ def read_questions(config: ExtractConfig, sequences: Sequences) -> Questions:
     )
 
 
+def _check_time(names: list[str], horizon_hours: float | None, settings: dict[str, Any], directory: Path) -> None:
+    """Refuse what only gap tokens can tell, where there are none."""
+    timed = [name for name in names if name in OUTCOME_HOURS]
+    timed += [] if horizon_hours is None else ["zero_shot.horizon_hours"]
+    if timed and not settings["gap_minutes"]:
+        raise InputError(
+            f"{timed[0]} needs to know how time passes, but the timelines of {directory} have no gap tokens; "
+            f"run 00_tokenize.py and 01_pretrain.py with gap_minutes, or leave {timed[0]} out"
+        )
+
+
 def _find_end_tokens(vocabulary: pl.DataFrame, settings: dict[str, Any], directory: Path) -> np.ndarray:
     """Return which tokens mean that the stay is over, bool (V,)."""
     fixed = [edge["token"] for edge in settings["discharge_tokens"] if edge["column"] is None]
@@ -88,7 +91,9 @@ def _join_labels(
     """Return for each outcome the rows (index_time, label) of the sequences, in their order."""
     if horizon_hours is not None:
         end = pl.col("index_time") + pl.duration(microseconds=round(horizon_hours * 3_600_000_000))
-        outcomes = outcomes.with_columns(label=pl.col("label") & (pl.col("event_time") <= end).fill_null(True))
+        is_within = (pl.col("event_time") <= end).fill_null(True)
+        # null and false would be false: who is excluded stays excluded
+        outcomes = outcomes.with_columns(label=pl.when(pl.col("label").is_not_null()).then(pl.col("label") & is_within))
     rows = outcomes.select("subject_id", "outcome", "index_time", "label")
     index_times = rows.select("subject_id", "index_time").unique("subject_id")
     stays = sequences.subjects.select("subject_id").join(

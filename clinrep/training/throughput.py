@@ -32,10 +32,14 @@ class ModelFlops:
     matmul_weights: int
     attention_width: int
     """Layers x heads x width of a head."""
+    frozen_weights: int = 0
+    """Those of the matmul weights that are not trained: no gradient of theirs is computed."""
 
     def count(self, num_tokens: float, attention_pairs: float) -> float:
         """Return the floating-point operations of forward and backward over so many tokens and pairs."""
-        return 6.0 * self.matmul_weights * num_tokens + 12.0 * self.attention_width * attention_pairs
+        return (
+            6.0 * self.matmul_weights - 2.0 * self.frozen_weights
+        ) * num_tokens + 12.0 * self.attention_width * attention_pairs
 
 
 def measure_model(model: PreTrainedModel) -> ModelFlops:
@@ -44,11 +48,15 @@ def measure_model(model: PreTrainedModel) -> ModelFlops:
     head = model.get_output_embeddings()
     is_tied = head is not None and head.weight is embedding
     weights = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
+    frozen = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2 and not weight.requires_grad)
+    if not is_tied and not embedding.requires_grad:
+        frozen -= embedding.numel()
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelFlops(
         matmul_weights=weights if is_tied else weights - embedding.numel(),
         attention_width=config.num_hidden_layers * config.num_attention_heads * width,
+        frozen_weights=frozen,
     )
 
 

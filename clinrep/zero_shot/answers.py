@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import polars as pl
 
-from clinrep import distributed
+from clinrep import artifacts, distributed
+from clinrep.extraction import sample
 from clinrep.parts import parts_to_do, write_part
 from clinrep.run import Run
 from clinrep.sequences import Sequences
@@ -37,8 +38,6 @@ def write_answers(
 
     Every rank makes its share of the parts, which are the same for any number of ranks.
     """
-    num_outcomes = len(questions.outcomes)
-    totals = np.zeros(2 * num_outcomes + 2)  # unfinished, asked; stays without such a gap, tokens
     chosen: dict[str, np.ndarray] = {
         split: choose_stays(sequences, questions, split, config.max_subjects, run.config.seed)
         for split in config.splits
@@ -47,12 +46,19 @@ def write_answers(
     num_stays = {split: len(rows) for split, rows in chosen.items()}
     for split, part, places in parts_to_do(run, "zero_shot", num_stays, config.subjects_per_part):
         rows = chosen[split][places]
-        asked = questions.take(rows)
-        tally = sampler.sample(sequences.take(rows), asked, progress)
-        write_part(run, "zero_shot", make_table(sequences.take(rows), asked, tally, config.num_samples), split, part)
-        unfinished = tally.unfinished.sum(0) / config.num_samples
-        totals += [*unfinished, *asked.is_asked.sum(0), tally.num_unconditioned, tally.num_tokens]
-    _report(questions.outcomes, np.array(distributed.sum_numbers(totals.tolist())))
+        stays, asked = sequences.take(rows), questions.take(rows)
+        tally = sampler.sample(stays, asked, progress)
+        write_part(run, "zero_shot", make_table(stays, asked, tally, config.num_samples), split, part)
+        logger.info("zero-shot: %s, part %d: %d tokens sampled", split, part, tally.num_tokens)
+        if tally.num_unconditioned:
+            logger.warning(
+                "zero-shot: index_time of %d stays is longer after their last event than any gap of train; their "
+                "continuations begin at index_time",
+                tally.num_unconditioned,
+            )
+    distributed.wait_for_all()
+    if run.is_main:
+        _report(pl.concat(map(pl.read_parquet, artifacts.find_parts("zero_shot", run.directory))))
 
 
 def choose_stays(
@@ -60,16 +66,12 @@ def choose_stays(
 ) -> np.ndarray:
     """Return the rows of the stays of a split to sample, ascending, i64: those with a label of any outcome.
 
-    Of more than `max_subjects`, those whose seeded hash is least: the choice is the same at any site order.
+    Of more than `max_subjects`, a sample as of stage 03's own `max_subjects`.
     """
     is_asked = np.asarray(questions.is_asked.any(axis=1))
     rows = sequences.find_rows(split)
     rows = rows[is_asked[rows]]
-    if max_subjects is None or len(rows) <= max_subjects:
-        return rows
-    subject_ids = sequences.subjects["subject_id"].gather(rows)
-    hashes = [distributed.derive_seed(seed, f"zero_shot_stay/{subject_id}") for subject_id in subject_ids]
-    return np.sort(rows[np.argsort(hashes, kind="stable")[:max_subjects]])
+    return rows[sample(sequences.take(rows), max_subjects, seed)]
 
 
 def make_table(sequences: Sequences, questions: Questions, tally: Tally, num_samples: int) -> pl.DataFrame:
@@ -93,22 +95,16 @@ def make_table(sequences: Sequences, questions: Questions, tally: Tally, num_sam
     )
 
 
-def _report(outcomes: list[str], totals: np.ndarray) -> None:
-    unfinished, asked = totals[:-2].reshape(2, len(outcomes))
-    num_unconditioned, num_tokens = totals[-2:]
-    logger.info("zero-shot: %d tokens sampled", num_tokens)
-    for name, share, number in zip(outcomes, unfinished / np.maximum(asked, 1), asked, strict=True):
+def _report(answers: pl.DataFrame) -> None:
+    """Say of every outcome how many continuations were cut off, over all parts, also those of earlier sessions."""
+    by_outcome = answers.group_by("outcome", maintain_order=True).agg(pl.len(), share=pl.col("unfinished").mean())
+    for name, number, share in by_outcome.iter_rows():
         logger.info("zero-shot %s: %d stays, %.2g %% of the continuations unfinished", name, number, 100 * share)
         if share > MUCH_UNFINISHED:
             logger.warning(
-                "zero-shot %s: %.2g %% of the continuations reached zero_shot.max_new_tokens, or the last position of "
-                "the model, before event or discharge, and count as without event; raise the former or shorten the "
-                "prompts (max_length)",
+                "zero-shot %s: %.2g %% of the continuations reached zero_shot.max_new_tokens, or the last position the "
+                "backbone was trained on (its block_size), before event or discharge, and count as without event: the "
+                "probabilities are too low; raise the former, shorten the prompts (max_length), or pretrain on longer "
+                "blocks",
                 *(name, 100 * share),
             )
-    if num_unconditioned:
-        logger.warning(
-            "zero-shot: index_time of %d stays is longer after their last event than any gap of train; their "
-            "continuations begin at index_time",
-            num_unconditioned,
-        )

@@ -17,7 +17,11 @@ class ZeroShotConfig:
     num_samples: int = 20
     """Continuations of every stay; the standard error of a probability p is sqrt(p (1 - p) / num_samples)."""
     max_new_tokens: int = 2048
-    """Tokens after which a continuation is given up as unfinished; so it is where the model's positions end."""
+    """Tokens after which a continuation is given up as unfinished; so it is at the end of the positions that the
+    backbone was trained on (its block_size)."""
+    beyond_trained_positions: bool = False
+    """Go on to the last position the model accepts, though it has seen no token as far from the start: an
+    extrapolation."""
     horizon_hours: float | None = None
     """Count only what happens within this many hours after index_time, in labels likewise (needs gap_minutes in
     stage 00); null: until the end of the stay."""
@@ -27,7 +31,7 @@ class ZeroShotConfig:
     """Stays of each split, at most, chosen by a seeded hash of their ids; null: all."""
     batch_size: int = 1024
     """Continuations sampled at once: the more the faster, and the more memory their keys and values take."""
-    subjects_per_part: int = 500
+    subjects_per_part: int = 200
     """Stays per zero_shot/<split>/part-*.parquet: what one rank does at a time."""
 
     def __post_init__(self) -> None:

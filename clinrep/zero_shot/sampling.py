@@ -39,26 +39,27 @@ class Sampler:
         batch_tokens: int,
         seed: int,
         precision: Literal["fp32", "bf16"] = "fp32",
+        max_positions: int | None = None,
     ) -> None:
         """Keep how to sample.
 
         Args:
             model: gives `.logits` (B, 1, V) of the last position for input_ids and position_ids (B, L) and
-                `continuations`, with which its attention is `cache.attend_continuations`;
-                `.config.max_position_embeddings` says how many positions it has.
+                `continuations`, with which its attention is `cache.attend_continuations`.
             num_samples: continuations of each stay.
             max_new_tokens: tokens after which a continuation is unfinished.
             batch_size: continuations at once (but always one stay).
             batch_tokens: tokens of prompts read at once, padding included (but always one prompt).
             seed: of every stay's generator, together with its subject_id.
             precision: compute type; logits, and the kept keys and values, are in it, probabilities fp32.
+            max_positions: where a continuation is unfinished too; None: at the last that `.config` of the model has.
         """
         self._model = model.eval()
         self._num_samples, self._max_new_tokens = num_samples, max_new_tokens
         self._batch_size, self._batch_tokens, self._seed = batch_size, batch_tokens, seed
         self._device = next(model.parameters()).device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._max_positions = int(model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+        self._max_positions = max_positions or int(model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
 
     @torch.no_grad()
     def sample(

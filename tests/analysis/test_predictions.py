@@ -81,13 +81,20 @@ def test_names_leave_out_paths_and_settings_that_change_nothing(tmp_path):
         {"seed": 1, "outcome": "x", "output_dir": "a", "training": {"learning_rate": 1, "keep_checkpoints": 1}},
         {"seed": 1, "outcome": "x", "output_dir": "b", "training": {"learning_rate": 2, "keep_checkpoints": 3}},
         {"seed": 1, "outcome": "x", "output_dir": "c", "training": {"learning_rate": 2}, "training_fraction": 0.05},
+        {"seed": 1, "backbone_dir": None, "classifier_dir": "/x", "training": {"learning_rate": 1}},
+        {"seed": 1, "backbone_dir": "/an/other/path/to/it", "training": {"learning_rate": 1}},
     ]
     for number, settings in enumerate(runs):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "config.yaml").write_text(yaml.safe_dump(settings))
+        start = {"classifier_dir": "abcdefgh"} if number == 3 else {"backbone_dir": "12345678"}
+        artifacts.write_done(tmp_path / str(number), "02_finetune", {}, start)
     assert name_runs([tmp_path / "0"]) == ["classifier"]
     assert name_runs([tmp_path / "0", tmp_path / "1"]) == ["classifier learning_rate 1", "classifier learning_rate 2"]
     assert name_runs([tmp_path / "1", tmp_path / "2"])[1] == "classifier training_fraction 0.05"
+    starts = name_runs([tmp_path / "0", tmp_path / "3"])
+    assert starts == ["classifier backbone 123456", "classifier classifier abcdef"]
+    assert name_runs([tmp_path / "0", tmp_path / "4"]) == ["classifier", "classifier"], "one backbone, two paths"
 
 
 def write_zero_shot(site: FakeSite, keep: float = 1.0, is_turned: bool = False) -> pl.DataFrame:

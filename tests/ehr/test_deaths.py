@@ -90,6 +90,7 @@ def test_death_by_index_time_is_before_it(tmp_path: Path, microseconds: int, is_
         (at(71), "Home", at(72)),  # a date stands for its midnight: the death was later that day
         (at(48), "Hospice", at(72)),
         (at(60), None, at(60)),  # how the stay ended is unknown
+        (at(30), "Missing", at(30)),  # likewise: a missing category is no sign of life
         (at(-1), "Expired", None),  # up to a day before the admission: at the admission, which is before index_time
     ],
 )

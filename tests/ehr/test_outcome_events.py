@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from clinrep.config import InputError
+from clinrep.ehr.outcome_events import NOT_RECORDED
 from tests.ehr.tiny_clif import Result, at, make_window, tokenize_tiny
 
 AGAIN, RENAL, HOSPICE, AMA = "icu_readmission", "renal_replacement", "hospice_discharge", "discharge_against_advice"
@@ -162,6 +163,23 @@ def test_discharge_category_in_both_editions(
 def test_discharge_without_a_category_is_unknown(tmp_path: Path, outcome: str):
     result = label(tmp_path / "a", hospitalization=[{"discharge_category": None}])
     assert get(result, outcome) == (None, None, "whether it happened is not recorded")
+
+
+@pytest.mark.parametrize("outcome", ["in_hospital_death", "hospice_discharge", "discharge_against_advice"])
+@pytest.mark.parametrize("normalize", ["snake_case", "lower", "none"])
+def test_a_discharge_called_missing_is_unknown_where_the_settings_say_so(
+    tmp_path: Path, outcome: str, normalize: str, caplog: pytest.LogCaptureFixture
+):
+    stays = [{"discharge_category": "Missing"}, {"hospitalization_id": "H2", "discharge_category": "Home"}]
+    settings = {"outcomes": [outcome], "normalize": normalize}
+    for unknown, expected, is_warned in (([], (False, None), True), (["Missing"], (None, NOT_RECORDED), False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="clinrep"):
+            directory = tmp_path / str(is_warned)
+            result = tokenize_tiny(directory, {**settings, "unknown_discharges": unknown}, hospitalization=stays)
+        assert (result.label(outcome), result.reason(outcome)) == expected
+        assert result.label(outcome, "H2") is False
+        assert ("'Missing' for 1 of 2 stays" in caplog.text) == is_warned
 
 
 def test_discharge_by_index_time_is_before_it(tmp_path: Path):

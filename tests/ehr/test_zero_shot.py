@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
+from clinrep import artifacts
 from clinrep.ehr.sequences import load_sequences
 from clinrep.ehr.zero_shot import read_questions
 from clinrep.zero_shot.config import ZeroShotConfig
@@ -63,3 +66,18 @@ def test_a_horizon_ends_labels_and_continuations(directory):
     assert questions.is_asked.sum() == 11
     assert not ask(directory, horizon_hours=5.9)[1].labels.any()
     assert ask(directory, horizon_hours=168.0)[1].labels[2].tolist() == [True, True, True]
+
+
+def test_a_horizon_makes_no_excluded_stay_a_negative(directory, tmp_path):
+    """An event after the horizon, of a stay whose label is null for another reason: unknown, and false, is unknown."""
+    shutil.copytree(directory, tmp_path / "00")
+    outcomes = artifacts.read_table("outcomes", tmp_path / "00")
+    is_unknown = (pl.col("subject_id") == "H00") & (pl.col("outcome") == "icu_admission")
+    late = outcomes.with_columns(
+        label=pl.when(~is_unknown).then("label"),
+        excluded_reason=pl.when(is_unknown).then(pl.lit("event without a time")).otherwise("excluded_reason"),
+    )
+    artifacts.write_table("outcomes", late, tmp_path / "00")
+    subjects, questions = ask(tmp_path / "00", horizon_hours=5.0)
+    assert not questions.is_asked[subjects.index("H00"), 1]
+    assert questions.is_asked.sum() == 10

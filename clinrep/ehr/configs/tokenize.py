@@ -108,6 +108,9 @@ class TokenizeConfig(StageConfig):
     death_follow_up_days: float | None = None
     """Days after discharge over which the site's death dates are complete (MIMIC-IV: 365). null: only a later sign of
     life shows that a patient survived."""
+    unknown_discharges: list[str] = field(default_factory=list)
+    """Words of discharge_category, besides null, that tell nothing: [Missing] leaves these stays out of the outcomes
+    that are read from it. By default they count as discharges like any other, with a warning."""
     subjects_per_part: int = 2_000
     """Stays per timelines/<split>/part-*.parquet."""
     memory_gb: float = 4.0
