@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 DEMO_CONFIGS := configs/ehr/demo
 DEMO_RUN := runs/demo
+RISK_CONFIGS := configs/ehr/known_risk
+RISK_RUN := runs/known_risk
+# One process a core: small tensors gain little from threads.
+TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --nproc_per_node 2
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm drill check format docs clean-demo
+.PHONY: help setup demo known-risk test test-slurm drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,6 +37,17 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 	$(VENV) 03_extract_reps.py --config $(DEMO_CONFIGS)/03_extract_reps.yaml
 	$(VENV) 04_analyze.py --config $(DEMO_CONFIGS)/04_analyze.yaml
 	@echo "$(DEMO_RUN)/04_analyze/report.html"
+
+known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
+	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --output_dir $(RISK_RUN)/simulate
+	$(VENV) 00_tokenize.py --config $(RISK_CONFIGS)/00_tokenize.yaml
+	$(TWO_RANKS) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml
+	@printf '%s\n' $(OUTCOMES) | OMP_NUM_THREADS=1 xargs -P 2 -I OUTCOME $(VENV) 02_finetune.py \
+	  --config $(RISK_CONFIGS)/02_finetune.yaml --outcome OUTCOME --output_dir $(RISK_RUN)/02_finetune/OUTCOME
+	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_extract_reps.yaml
+	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
+	$(VENV) -m clinrep.ehr.known_risk --config $(RISK_CONFIGS)/report.yaml
+	@echo "$(RISK_RUN)/report/report.md"
 
 test: setup  ## Run every test but the drills and those on a Slurm
 	$(VENV) -m pytest -m "not drill and not slurm"

@@ -1,0 +1,131 @@
+"""What the known-risk report joins to each site's stays, by id: the truth, zero-shot answers, token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from clinrep import artifacts
+from clinrep.analysis.inputs import TEST_SPLIT, Labelled, Site
+from clinrep.analysis.metrics import Floats
+from clinrep.artifacts import ArtifactError
+from clinrep.config import InputError
+from clinrep.ehr.sequences import load_sequences
+
+TRUTH_FILE = "truth.parquet"
+TRUTHS = ("probability_given_state", "probability_given_tables")
+UNCUT_TOKENS = 1_000_000  # longer than any sequence: the counts see all of the window
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Zero-shot answers of some labelled test stays of one outcome."""
+
+    rows: np.ndarray
+    """i64 (n,): their positions among the labelled test stays."""
+    probabilities: Floats
+    """(n,)"""
+    unfinished: float
+    """Mean share of continuations that neither had the event nor ended."""
+    num_samples: int
+
+
+def read_truth(directory: Path, timelines: Path) -> pl.DataFrame:
+    """Return truth.parquet of a simulated hospital: subject_id, outcome, label, and the two probabilities.
+
+    Raises:
+        InputError: not a finished simulation, a column that is missing, or timelines made of other tables.
+    """
+    artifacts.read_done(directory, "simulate")
+    found = artifacts.read_done(timelines, "00_tokenize").get("inputs", {}).get("clif_dir")
+    if found not in (None, artifacts.fingerprint(directory)):
+        raise InputError(f"{timelines} was made of other tables than {directory}; give the folder it was made of")
+    path = directory / TRUTH_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; run python -m clinrep.ehr.simulate again")
+    columns = ["subject_id", "outcome", "label", *TRUTHS]
+    truth = pl.read_parquet(path)
+    missing = [column for column in columns if column not in truth.columns]
+    if missing:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}; run python -m clinrep.ehr.simulate again")
+    return truth.select(columns)
+
+
+def join_truth(truth: pl.DataFrame, outcome: str, stays: Labelled) -> dict[str, Floats]:
+    """Return for each of TRUTHS the probability of the outcome, f64 (N,), of the stays in their order.
+
+    Raises:
+        InputError: a stay without truth, twice in it, or with another label there.
+    """
+    rows = truth.filter(pl.col("outcome") == outcome).rename({"label": "true_label"})
+    what = f"{TRUTH_FILE}, outcome {outcome}"
+    if rows["subject_id"].is_duplicated().any():
+        raise InputError(f"{what}: stays occur twice; run python -m clinrep.ehr.simulate again")
+    joined = _join(stays, rows)
+    num_missing = max(joined[column].null_count() for column in ("true_label", *TRUTHS))
+    if num_missing:
+        raise InputError(
+            f"{what}: {num_missing} of {joined.height} labelled test stays have no truth; the timelines must be of "
+            "the tables beside it, with index_time 24 h after admission"
+        )
+    num_different = int((joined["true_label"].to_numpy().astype(bool) != stays.labels).sum())
+    if num_different:
+        raise InputError(f"{what}: {num_different} labels differ from outcomes.parquet; tokenize these tables again")
+    return {name: joined[name].to_numpy().astype(np.float64) for name in TRUTHS}
+
+
+def read_zero_shot(directory: Path, outcome: str, stays: Labelled) -> ZeroShot | None:
+    """Return the zero-shot answers of the labelled test stays that have one; None where the outcome was not asked.
+
+    Raises:
+        InputError: no such table, answers of stays that have no label, or with another one.
+    """
+    rows = artifacts.read_table("zero_shot", directory, TEST_SPLIT).filter(pl.col("outcome") == outcome)
+    what = f"{directory}/zero_shot/{TEST_SPLIT}, outcome {outcome}"
+    if rows.is_empty():
+        return None
+    num_extra = rows.height - int(rows["subject_id"].is_in(stays.subject_ids.implode()).sum())
+    if num_extra or rows["subject_id"].is_duplicated().any():
+        raise InputError(f"{what}: {num_extra} stays are no labelled test stays, or some occur twice; run 03 again")
+    joined = _join(stays, rows.rename({"label": "true_label"}))
+    chosen = np.flatnonzero(joined["probability"].is_not_null().to_numpy())
+    found = joined[chosen]
+    if (found["true_label"].to_numpy().astype(bool) != stays.labels[chosen]).any():
+        raise InputError(f"{what}: labels differ from outcomes.parquet; run 03_extract_reps.py again")
+    settings = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    return ZeroShot(
+        chosen,
+        found["probability"].to_numpy().astype(np.float64),
+        float(found["unfinished"].to_numpy().mean()),
+        int(settings["zero_shot"]["num_samples"]),
+    )
+
+
+def _join(stays: Labelled, rows: pl.DataFrame) -> pl.DataFrame:
+    return stays.subject_ids.to_frame().join(rows, on="subject_id", how="left", maintain_order="left")
+
+
+class TokenCounts:
+    """How often each token occurs in what a prediction may see of each stay."""
+
+    def __init__(self, timelines: Path) -> None:
+        """Count the tokens of every stay of a stage-00 directory."""
+        sequences = load_sequences(str(timelines), UNCUT_TOKENS)
+        self._rows = sequences.subjects.select("subject_id").with_row_index("row")
+        num_tokens = artifacts.read_table("vocabulary", timelines).height
+        cells = np.repeat(np.arange(len(sequences)), sequences.lengths) * num_tokens + sequences.tokens
+        found, counts = np.unique(cells, return_counts=True)
+        self._values = np.zeros((len(sequences), num_tokens), dtype=np.float32)
+        self._values.ravel()[found] = np.log1p(counts)
+
+    def select(self, site: Site, outcome: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return log(1 + count), f32 (N, V), and labels, bool (N,), of the labelled stays of a split."""
+        stays = site.select_labelled(outcome, split)
+        joined = _join(stays, self._rows)
+        if joined["row"].null_count():
+            raise InputError(f"{joined['row'].null_count()} labelled stays have no sequence; run 00_tokenize.py again")
+        return self._values[joined["row"].to_numpy()], stays.labels
