@@ -11,10 +11,10 @@ TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --n
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo known-risk test test-slurm drill check format docs clean-demo
+.PHONY: help setup demo known-risk known-risk-zero-shot test test-slurm drill check format docs clean-demo
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.installed  ## Make .venv and install requirements.txt, when it changed
 
@@ -45,9 +45,16 @@ known-risk: setup  ## Models beside the best possible prediction, on simulated s
 	@printf '%s\n' $(OUTCOMES) | OMP_NUM_THREADS=1 xargs -P 2 -I OUTCOME $(VENV) 02_finetune.py \
 	  --config $(RISK_CONFIGS)/02_finetune.yaml --outcome OUTCOME --output_dir $(RISK_RUN)/02_finetune/OUTCOME
 	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_extract_reps.yaml
-	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
 	$(VENV) -m clinrep.ehr.known_risk --config $(RISK_CONFIGS)/report.yaml
 	@echo "$(RISK_RUN)/report/report.md"
+
+known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an hour more
+	$(TWO_RANKS) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml --block_size 2048 \
+	  --output_dir $(RISK_RUN)/01_pretrain_2048
+	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
+	$(VENV) -m clinrep.ehr.known_risk --config $(RISK_CONFIGS)/report.yaml \
+	  --zero_shot_dir $(RISK_RUN)/03_zero_shot --output_dir $(RISK_RUN)/report_zero_shot
+	@echo "$(RISK_RUN)/report_zero_shot/report.md"
 
 test: setup  ## Run every test but the drills and those on a Slurm
 	$(VENV) -m pytest -m "not drill and not slurm"
