@@ -137,7 +137,6 @@ def run_stage(options: argparse.Namespace, precision: str) -> dict[str, float]:
     from clinrep.run import Run
     from clinrep.stop_signal import StopSignal
     from clinrep.training import train
-    from clinrep.training.throughput import measure_model
     from clinrep.training_config import TrainingConfig
 
     logging.disable(logging.WARNING)
@@ -152,7 +151,6 @@ def run_stage(options: argparse.Namespace, precision: str) -> dict[str, float]:
         )  # fmt: skip
         data = Classification(open_sequences(options.lengths, steps * ITEMS_PER_STEP + 8), config)
         model = open_model()
-        measure_model(model)
         train(model, data.make_task(None), training, Run("02_finetune", config, Path(folder), {}), stop)
         records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     late = [record for record in records if record["step"] > NUM_SKIPPED]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from clinrep import distributed
 from clinrep.analysis.metrics import compute_auprc, compute_auroc, rank
+from clinrep.artifacts import make_lists
 from clinrep.class_losses import ItemLoss, make_loss
 from clinrep.config import InputError
 from clinrep.run import Run
@@ -90,10 +91,8 @@ def predict_probabilities(
     """
     model.eval()
     device = next(model.parameters()).device
-    mine = np.arange(distributed.get_rank(), len(sequences), distributed.get_world_size())
     probabilities = torch.zeros(len(sequences), dtype=torch.float64, device=device)
-    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024):
-        chosen = mine[rows]
+    for chosen in _iterate_share(sequences, batch_size):
         batch = pad_left([sequences.get(row) for row in chosen], sequences.pad_token_id)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -113,10 +112,8 @@ def predict_over_time(
     """
     model.eval()
     device = next(model.parameters()).device
-    mine = np.arange(distributed.get_rank(), len(sequences), distributed.get_world_size())
     probabilities = torch.zeros(len(sequences.tokens), dtype=torch.float32, device=device)
-    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024):
-        chosen = mine[rows]
+    for chosen in _iterate_share(sequences, batch_size):
         input_ids = pad_right([sequences.get(row) for row in chosen], sequences.pad_token_id).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = model.score_positions(input_ids)  # type: ignore[operator]
@@ -125,6 +122,13 @@ def predict_over_time(
             start, end = sequences.offsets[row : row + 2]
             probabilities[start:end] = values[: end - start]
     return distributed.sum_over_ranks(probabilities).cpu().numpy()
+
+
+def _iterate_share(sequences: Sequences, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the positions (B,) of this rank's every so many sequences, in batches of like length."""
+    mine = np.arange(distributed.get_rank(), len(sequences), distributed.get_world_size())
+    for rows in iterate_batches(sequences.lengths[mine], batch_tokens=batch_size * 1024):
+        yield mine[rows]
 
 
 def score_validation(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -193,15 +197,9 @@ class Classification:
         is_asked = self._sequences.subjects["split"].is_in(self._config.risk_over_time).to_numpy()
         sequences = self._sequences.take(np.flatnonzero(is_asked))
         probabilities = self._predict(predict_over_time, model, sequences)
-        flat = pl.DataFrame(
-            {
-                "row": np.repeat(np.arange(len(sequences)), sequences.lengths),
-                "times": sequences.times,
-                "probability": probabilities,
-            }
-        )
-        lists = flat.group_by("row", maintain_order=True).agg("times", "probability").drop("row")
-        return pl.concat([sequences.subjects.select("subject_id", "split"), lists], how="horizontal").with_columns(
+        return sequences.subjects.select("subject_id", "split").with_columns(
+            times=make_lists(pl.Series(sequences.times, dtype=pl.Datetime("us")), sequences.lengths),
+            probability=make_lists(pl.Series(probabilities), sequences.lengths),
             outcome=pl.lit(self._config.outcome),
             model=pl.lit("classifier_urt" if self._config.random_truncation else "classifier"),
         )

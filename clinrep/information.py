@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from clinrep.artifacts import make_lists
 from clinrep.sequences import Sequences, iterate_batches, pad_right
 
 LOGITS_AT_ONCE = 2**24  # fp32 numbers
@@ -49,13 +50,13 @@ class InformationMeter:
         for rows in self._progress(list(iterate_batches(sequences.lengths, self._batch_tokens))):
             for row, values in zip(rows, self._score([sequences.get(row) for row in rows]), strict=True):
                 bits[row] = values
-        every = range(len(sequences))
+        lengths, flat = sequences.lengths, np.concatenate([np.empty(0), *bits]).astype(np.float32)
         return sequences.subjects.select(
             "subject_id",
             "split",
-            token_ids=pl.Series([sequences.get(row) for row in every], dtype=pl.List(pl.UInt32)),
-            times=pl.Series([pl.Series(sequences.get_times(row)) for row in every], dtype=pl.List(pl.Datetime("us"))),
-            bits=pl.Series([values.astype(np.float32) for values in bits], dtype=pl.List(pl.Float32)),
+            token_ids=make_lists(pl.Series(sequences.tokens, dtype=pl.UInt32), lengths),
+            times=make_lists(pl.Series(sequences.times, dtype=pl.Datetime("us")), lengths),
+            bits=make_lists(pl.Series(flat), np.array([len(values) for values in bits], dtype=np.int64)),
             total_bits=pl.Series([values.sum() for values in bits], dtype=pl.Float64),
         )
 
