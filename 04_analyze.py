@@ -11,13 +11,15 @@ Probes are fitted on the train split of `train_site` and judged, like the classi
 split of every site. The last line printed is the path of the report.
 """
 
-from clinrep.analysis.figures import draw_figures
+from clinrep.analysis.anomalies import score_anomalies
 from clinrep.analysis.inputs import choose_outcomes, read_sites
 from clinrep.analysis.probes import fit_probes, predict_test
 from clinrep.analysis.report import write_report
 from clinrep.analysis.risk import write_risk_over_time
 from clinrep.analysis.scores import score_predictions
-from clinrep.analysis.tables import build_tables, write_tables
+from clinrep.analysis.sections import build_sections, choose_sections
+from clinrep.analysis.study import Study
+from clinrep.analysis.tables import write_tables
 from clinrep.modality import load_stage
 from clinrep.run import open_run, run_stage
 
@@ -25,21 +27,23 @@ from clinrep.run import open_run, run_stage
 def main(argv: list[str]) -> None:
     """Analyze what the earlier stages made of one site or several."""
     _, config = load_stage("04_analyze", __doc__, argv)
+    choose_sections(config)
     with open_run("04_analyze", config) as run:
         sites = read_sites(config)
         outcomes = choose_outcomes(sites, config)
         probes = fit_probes(sites, outcomes, config)
         predicted = predict_test(sites, outcomes, probes)
+        anomalies = score_anomalies(sites, config)
 
         scores = score_predictions(predicted, config)
         run.write("scores", scores)
         if config.risk_over_time:
             write_risk_over_time(run, sites, probes, config)
 
-        tables = build_tables(sites, outcomes, scores, config)
-        write_tables(tables, run.directory / "tables")
-        figures = draw_figures(sites, predicted, scores, config, run.directory / "figures")
-        report_path = write_report(run, sites, outcomes, tables, figures)
+        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores)
+        sections = build_sections(study)
+        write_tables(sections, run.directory / "tables")
+        report_path = write_report(run, study, sections)
     print(report_path)
 
 

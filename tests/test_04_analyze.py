@@ -214,7 +214,7 @@ def test_saved_config_reruns_the_run(output, tmp_path):
 
 def test_same_command_again_says_done(site, output):
     with pytest.raises(SystemExit) as stop:
-        run_main(output, *site.flags("demo"))
+        run_main(output, *site.flags("demo"), is_drawn=True)
     assert stop.value.code == 0
 
 

@@ -48,6 +48,8 @@ class AnalyzeConfig(StageConfig):
     """Probes to fit on each representation."""
     logistic_regression: LogisticRegressionConfig = field(default_factory=LogisticRegressionConfig)
     """Settings of the probe of this name."""
+    sections: list[str] | None = None
+    """Sections of the report to make, names as in clinrep/analysis/sections.py; null is all."""
     risk_over_time: bool = False
     """Write risk_over_time.parquet: the probes' probability after every token of the test stays whose hidden states
     stage 03 stored."""
@@ -75,7 +77,7 @@ class AnalyzeConfig(StageConfig):
             require(value >= least, name, value, f"be {least} or more", f"use {least}")
         rule = "be above 0.5 and below 1"
         require(0.5 < self.confidence_level < 1, "confidence_level", self.confidence_level, rule, "use 0.95")
-        for name in ("outcomes", "layers", "poolings", "probes"):
+        for name in ("outcomes", "layers", "poolings", "probes", "sections"):
             values = getattr(self, name)
             is_fine = values is None or (0 < len(values) == len(set(values)))
             require(is_fine, name, values, "name one thing or more, each once", "leave it out for the default")

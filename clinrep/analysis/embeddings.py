@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib as mpl
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -11,14 +12,25 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 
+from clinrep.analysis.drawing import save_figure
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.style import COLORS, MARKERS
+from clinrep.analysis.study import Section, Study
+from clinrep.analysis.style import COLORS, MARKERS, STYLE
 
 BIN_KIND = "bin"
 PANEL_POINTS = np.array([165.0, 160.0])  # what the path fills of its panel
 LABEL_RADII_POINTS = (10, 15, 20)  # the nearest place that is clear wins
 ENOUGH_POINTS = 13.0  # a label this far from everything is clear
 _BIN_NAME = re.compile(r"Q(\d+)")
+
+
+def build_embedding_section(study: Study) -> Section:
+    """Draw the token embeddings of the first site's model."""
+    with mpl.rc_context(STYLE):
+        figure, caption = draw_embeddings(study.sites[0].token_embeddings)
+        title = "Token embeddings and deciles"
+        drawn = save_figure(figure, study.figures_dir, "token_embeddings", title, caption)
+    return Section("embeddings", "Token embeddings", figures=[drawn])
 
 
 def project_embeddings(embeddings: Floats) -> tuple[Floats, Floats]:

@@ -37,6 +37,8 @@ class Predicted:
     model: str
     probe: str
     outcome: str
+    subject_ids: pl.Series
+    """(N,)"""
     labels: NDArray[np.bool_]
     patients: NDArray[np.intp]
     """(N,) 0..P-1, one number a patient."""
@@ -103,7 +105,10 @@ def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predict
             )
             probabilities = rows["probability"].to_numpy()
             collected.append(
-                Predicted(site.name, model, NO_PROBE, outcome, stays.labels, stays.patients, probabilities)
+                Predicted(
+                    *(site.name, model, NO_PROBE, outcome),
+                    *(stays.subject_ids, stays.labels, stays.patients, probabilities),
+                )
             )
     return collected
 
@@ -157,6 +162,7 @@ def _apply(fitted: FittedProbe, site: Site) -> Predicted:
         describe_representation(site.source, key),
         fitted.name,
         fitted.outcome,
+        stays.subject_ids,
         stays.labels,
         stays.patients,
         probabilities,

@@ -12,37 +12,34 @@ import jinja2
 
 from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.figures import DrawnFigure
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.predictions import ZERO_SHOT, find_prediction_runs
-from clinrep.analysis.tables import PrintedTable, label_outcome
+from clinrep.analysis.study import Section, Study
+from clinrep.analysis.tables import label_outcome
 from clinrep.config import config_to_yaml
 from clinrep.run import Run
 
 TEMPLATE_PATH = Path(__file__).with_name("report.html.j2")
 
 
-def write_report(
-    run: Run, sites: list[Site], outcomes: list[str], tables: list[PrintedTable], figures: list[DrawnFigure]
-) -> Path:
+def write_report(run: Run, study: Study, sections: list[Section]) -> Path:
     """Write report.html into the run directory and return its path; it loads nothing from elsewhere."""
-    assert isinstance(run.config, AnalyzeConfig)
     provenance = json.loads((run.directory / "provenance.json").read_text())
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE_PATH.read_text(encoding="utf-8"))
     text = template.render(
         title="Clinical representations: analysis report",
-        config=run.config,
-        summary=_summarize(sites, outcomes, run.config),
-        tables={table.name: table for table in tables},
-        figures=[(figure, *_embed_image(figure.png_path)) for figure in figures],
+        config=study.config,
+        summary=_summarize(study.sites, study.outcomes, study.config),
+        sections=sections,
+        images={figure.name: _embed_image(figure.png_path) for section in sections for figure in section.figures},
         command=shlex.join(provenance["command"]),
         commit=provenance["commit"] or "unknown",
         is_dirty=provenance["is_dirty"],
         started=provenance["started"],
         host=provenance["host"],
-        inputs=_list_inputs(run.config),
-        settings=config_to_yaml(run.config),
+        inputs=_list_inputs(study.config),
+        settings=config_to_yaml(study.config),
     )
     path = run.directory / "report.html"
     artifacts.write_text(path, text)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from clinrep import artifacts
-from clinrep.analysis.cohort import describe_cohort, describe_exclusions, describe_outcomes
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.inputs import Site
-from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probes import NO_PROBE
+
+if TYPE_CHECKING:
+    from clinrep.analysis.study import Section
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,9 @@ class PrintedTable:
         return printed
 
 
-def build_tables(
-    sites: list[Site], outcomes: list[str], scores: pl.DataFrame, config: AnalyzeConfig
-) -> list[PrintedTable]:
-    """Return every table of the report, in its order."""
-    return [
-        _build_cohort_table(sites),
-        _build_exclusion_table(sites),
-        _build_outcome_table(sites, outcomes, config),
-        _build_score_table(scores, config),
-    ]
-
-
-def write_tables(tables: list[PrintedTable], directory: Path) -> None:
-    """Write NAME.csv and NAME.tex (booktabs) for each table."""
-    for table in tables:
+def write_tables(sections: list[Section], directory: Path) -> None:
+    """Write NAME.csv and NAME.tex (booktabs) for each table of the sections."""
+    for table in (table for section in sections for table in section.tables):
         artifacts.write_text(directory / f"{table.name}.csv", table.numbers.write_csv())
         artifacts.write_text(directory / f"{table.name}.tex", format_latex(table))
 
@@ -118,12 +106,12 @@ def _escape_latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _stack(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def stack_sites(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Return the sites' frames one below the other, with `site` first."""
     return pl.concat([frame.select(pl.lit(site).alias("site"), pl.all()) for site, frame in frames.items()])
 
 
-def _to_words(frame: pl.DataFrame, headings: dict[str, str]) -> tuple[pl.DataFrame, int]:
+def to_words(frame: pl.DataFrame, headings: dict[str, str]) -> tuple[pl.DataFrame, int]:
     """Return the columns under their headings, all strings, and 1 if `Site` is one (0 for a single site)."""
     is_several = frame["site"].n_unique() > 1
     names = {"site": "Site", **headings} if is_several else headings
@@ -136,88 +124,3 @@ def _to_words(frame: pl.DataFrame, headings: dict[str, str]) -> tuple[pl.DataFra
         for name, heading in names.items()
     )
     return words, int(is_several)
-
-
-def _build_cohort_table(sites: list[Site]) -> PrintedTable:
-    numbers = _stack({site.name: describe_cohort(site) for site in sites})
-    headings = {"characteristic": "Characteristic", "train": "Train", "val": "Validation", "test": "Test", "all": "All"}
-    words, num_keys = _to_words(numbers, headings)
-    caption = (
-        "Hospital stays with a timeline, by split. A patient is in exactly one split. SD: standard deviation; "
-        "IQR: interquartile range."
-    )
-    return PrintedTable("cohort", "Cohort by split", caption, numbers, words, num_keys)
-
-
-def _build_exclusion_table(sites: list[Site]) -> PrintedTable:
-    numbers = _stack({site.name: describe_exclusions(site) for site in sites})
-    headings = {
-        "table": "Table",
-        "step": "Step",
-        "rows_in": "Rows before",
-        "left_out": "Left out",
-        "rows_out": "Rows after",
-        "reason": "Reason",
-    }
-    words, num_keys = _to_words(numbers.filter(pl.col("left_out") > 0), headings)
-    caption = (
-        "Steps of tokenization that left rows out, by source table. Every row read is kept or accounted for; "
-        "the CSV file also lists the steps that left nothing out."
-    )
-    return PrintedTable("exclusions", "Rows left out, and why", caption, numbers, words, num_keys + 1)
-
-
-def _build_outcome_table(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> PrintedTable:
-    numbers = _stack({site.name: describe_outcomes(site, outcomes) for site in sites})
-    share = (100 * pl.col("num_events") / pl.col("num_labelled")).round(1).fill_nan(None)
-    printed = numbers.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        share=pl.format("{} ({})", "num_events", share).fill_null("0"),
-    )
-    headings = {
-        "outcome": "Outcome",
-        "split": "Split",
-        "num_stays": "Stays",
-        "num_excluded": "Excluded",
-        "excluded_because": "Excluded because",
-        "num_labelled": "Labelled",
-        "share": "Events (% of labelled)",
-    }
-    words, num_keys = _to_words(printed, headings)
-    caption = "Stays excluded from an outcome have no label; they count neither as events nor as non-events."
-    return PrintedTable("outcomes", "Outcomes by split", caption, numbers, words, num_keys + 1)
-
-
-def _build_score_table(scores: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
-    keys = ["site", "outcome", "num_subjects", "num_events", "model", "probe"]
-    printed = scores.select(
-        *keys,
-        "metric",
-        cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
-    ).pivot("metric", index=keys, values="cell", maintain_order=True)
-    printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
-        prevalence=(pl.col("num_events") / pl.col("num_subjects"))
-        .fill_nan(None)
-        .map_elements(lambda value: f"{value:.3f}", pl.String),
-    )
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
-    headings = {
-        "outcome": "Outcome",
-        "num_subjects": "Stays",
-        "num_events": "Events",
-        "prevalence": "Prevalence",
-        "model": "Model",
-        **{name: f"{metric.label} ({level})" for name, metric in METRICS.items()},
-    }
-    words, num_keys = _to_words(printed, headings)
-    caption = (
-        f"Performance on the test split, with {100 * config.confidence_level:g} % percentile intervals of "
-        f"{config.num_bootstraps:,} bootstrap replicates resampled by patient. The prevalence is the AUPRC of a "
-        f"model that knows nothing. A number needs {config.min_events_for_estimate} stays with the event and as "
-        f"many without, an interval {config.min_events_for_interval}. Probes were fitted on the train split of "
-        f"site {config.fitted_site}."
-    )
-    numbers = scores.with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
-    return PrintedTable("scores", "Performance on held-out patients", caption, numbers, words, num_keys + 4)

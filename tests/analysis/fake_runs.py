@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -179,12 +178,9 @@ class FakeSite:
 
 
 def run_main(output: Path, *flags: str, is_drawn: bool = False) -> Path:
-    """Run the stage in this process, quickly: one probe, few replicates, figures (slow) only where asked for."""
-    main = resolve("04_analyze:main")
+    """Run the stage in this process, quickly: one probe, few replicates, tables alone unless figures are asked for."""
     quick = ["--num_bootstraps=50", "--layers=[2]", "--poolings=[mean]", f"--output_dir={output}"]
-    if is_drawn:
-        main([*quick, *flags])
-    else:
-        with mock.patch.dict(main.__globals__, {"draw_figures": lambda *_: []}):
-            main([*quick, *flags])
+    drawn = ",curves,embeddings" if is_drawn else ""
+    quick.append(f"--sections=[cohort,exclusions,outcomes,performance{drawn}]")
+    resolve("04_analyze:main")([*quick, *flags])
     return output

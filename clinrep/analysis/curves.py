@@ -1,9 +1,6 @@
-"""The figures of the report: style, panels, files."""
+"""Section of the report: ROC and calibration curves of each site."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib as mpl
 import polars as pl
@@ -11,50 +8,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clinrep import artifacts
 from clinrep.analysis.calibration import draw_calibration_panel
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.embeddings import draw_embeddings
-from clinrep.analysis.inputs import Site
+from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import rank
 from clinrep.analysis.probes import Predicted
 from clinrep.analysis.roc import draw_roc_panel
-from clinrep.analysis.scores import explain_too_few
+from clinrep.analysis.scores import ALL, explain_too_few
+from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import LINES, STYLE, Line
 from clinrep.analysis.tables import label_model, label_outcome
 
 PANEL_INCHES = 3.5
 NUM_COLUMNS = 2
-PNG_DPI = 200
 
 
-@dataclass(frozen=True)
-class DrawnFigure:
-    """One figure on disk, as PDF and PNG."""
-
-    name: str
-    """Stem of its files."""
-    title: str
-    caption: str
-    png_path: Path
+def build_curve_section(study: Study) -> Section:
+    """Draw ROC and calibration of each site."""
+    return Section("curves", "ROC and calibration", figures=_draw_curves(study))
 
 
-def draw_figures(
-    sites: list[Site], predicted: list[Predicted], scores: pl.DataFrame, config: AnalyzeConfig, directory: Path
-) -> list[DrawnFigure]:
-    """Draw every figure: ROC and calibration of each site, and the token embeddings.
-
-    Equal inputs give equal bytes: nothing in a file tells when it was made.
-    """
+def _draw_curves(study: Study) -> list[DrawnFigure]:
+    predicted, config, directory = study.predicted, study.config, study.figures_dir
+    scores = study.scores.filter(subgroup=ALL)
     lines = _assign_lines(_select_drawn(predicted))
     drawn = []
     with mpl.rc_context(STYLE):
-        for site in sites:
+        for site in study.sites:
             models = _select_drawn([item for item in predicted if item.site == site.name])
-            where = f", site {site.name}" if len(sites) > 1 else ""
+            where = f", site {site.name}" if len(study.sites) > 1 else ""
             figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config)
             drawn.append(
-                _save(
+                save_figure(
                     figure,
                     directory,
                     f"roc_{site.name}",
@@ -64,7 +49,7 @@ def draw_figures(
             )
             figure, left_out = _draw_calibration(models, lines, config)
             drawn.append(
-                _save(
+                save_figure(
                     figure,
                     directory,
                     f"calibration_{site.name}",
@@ -72,8 +57,6 @@ def draw_figures(
                     _CALIBRATION_CAPTION.format(bins=config.num_calibration_bins) + left_out,
                 )
             )
-        figure, caption = draw_embeddings(sites[0].token_embeddings)
-        drawn.append(_save(figure, directory, "token_embeddings", "Token embeddings and deciles", caption))
     return drawn
 
 
@@ -211,11 +194,3 @@ def _add_legend(figure: Figure, lines: dict[tuple[str, str], Line], has_markers:
         for model, line in lines.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False)
-
-
-def _save(figure: Figure, directory: Path, name: str, title: str, caption: str) -> DrawnFigure:
-    """Write NAME.pdf (fonts embedded) and NAME.png, without the time of day."""
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        with artifacts.atomic_path(directory / f"{name}.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, dpi=PNG_DPI, metadata=metadata)
-    return DrawnFigure(name, title, caption, directory / f"{name}.png")

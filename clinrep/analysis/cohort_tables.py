@@ -1,0 +1,76 @@
+"""Sections of the report: the cohort, the rows left out and the outcomes, by split."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from clinrep.analysis.cohort import describe_cohort, describe_exclusions, describe_outcomes
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.study import Section, Study
+from clinrep.analysis.tables import PrintedTable, label_outcome, stack_sites, to_words
+
+
+def build_cohort_section(study: Study) -> Section:
+    """Return who the stays are, by split."""
+    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites)])
+
+
+def build_exclusion_section(study: Study) -> Section:
+    """Return which rows stage 00 left out, and why."""
+    return Section("exclusions", "Who was left out, and why", tables=[_build_exclusion_table(study.sites)])
+
+
+def build_outcome_section(study: Study) -> Section:
+    """Return how many stays have each outcome, by split."""
+    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study.sites, study.outcomes, study.config)])
+
+
+def _build_cohort_table(sites: list[Site]) -> PrintedTable:
+    numbers = stack_sites({site.name: describe_cohort(site) for site in sites})
+    headings = {"characteristic": "Characteristic", "train": "Train", "val": "Validation", "test": "Test", "all": "All"}
+    words, num_keys = to_words(numbers, headings)
+    caption = (
+        "Hospital stays with a timeline, by split. A patient is in exactly one split. SD: standard deviation; "
+        "IQR: interquartile range."
+    )
+    return PrintedTable("cohort", "Cohort by split", caption, numbers, words, num_keys)
+
+
+def _build_exclusion_table(sites: list[Site]) -> PrintedTable:
+    numbers = stack_sites({site.name: describe_exclusions(site) for site in sites})
+    headings = {
+        "table": "Table",
+        "step": "Step",
+        "rows_in": "Rows before",
+        "left_out": "Left out",
+        "rows_out": "Rows after",
+        "reason": "Reason",
+    }
+    words, num_keys = to_words(numbers.filter(pl.col("left_out") > 0), headings)
+    caption = (
+        "Steps of tokenization that left rows out, by source table. Every row read is kept or accounted for; "
+        "the CSV file also lists the steps that left nothing out."
+    )
+    return PrintedTable("exclusions", "Rows left out, and why", caption, numbers, words, num_keys + 1)
+
+
+def _build_outcome_table(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> PrintedTable:
+    numbers = stack_sites({site.name: describe_outcomes(site, outcomes) for site in sites})
+    share = (100 * pl.col("num_events") / pl.col("num_labelled")).round(1).fill_nan(None)
+    printed = numbers.with_columns(
+        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        share=pl.format("{} ({})", "num_events", share).fill_null("0"),
+    )
+    headings = {
+        "outcome": "Outcome",
+        "split": "Split",
+        "num_stays": "Stays",
+        "num_excluded": "Excluded",
+        "excluded_because": "Excluded because",
+        "num_labelled": "Labelled",
+        "share": "Events (% of labelled)",
+    }
+    words, num_keys = to_words(printed, headings)
+    caption = "Stays excluded from an outcome have no label; they count neither as events nor as non-events."
+    return PrintedTable("outcomes", "Outcomes by split", caption, numbers, words, num_keys + 1)

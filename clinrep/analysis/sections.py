@@ -1,0 +1,35 @@
+"""The sections of the report, in its order: one entry each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion_section, build_outcome_section
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.curves import build_curve_section
+from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.study import Section, Study
+from clinrep.config import lookup
+from clinrep.run import show_progress
+
+# anchor on the page -> what makes it
+SECTIONS: dict[str, Callable[[Study], Section]] = {
+    "cohort": build_cohort_section,
+    "exclusions": build_exclusion_section,
+    "outcomes": build_outcome_section,
+    "performance": build_performance_section,
+    "curves": build_curve_section,
+    "embeddings": build_embedding_section,
+}
+
+
+def choose_sections(config: AnalyzeConfig) -> list[str]:
+    """Return the names of the sections to make, in the order of `SECTIONS`; an unknown one is an InputError."""
+    wanted = {name: lookup(SECTIONS, name, "section") for name in config.sections or SECTIONS}
+    return [name for name in SECTIONS if name in wanted]
+
+
+def build_sections(study: Study) -> list[Section]:
+    """Return the sections that the settings ask for; figures are drawn into the run directory."""
+    return [SECTIONS[name](study) for name in show_progress(choose_sections(study.config), study.config, "sections")]

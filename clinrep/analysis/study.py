@@ -1,0 +1,49 @@
+"""What stage 04 has read, fitted and scored when it writes, and what a section of the report holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.drawing import DrawnFigure
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.probes import FittedProbe, Predicted
+from clinrep.analysis.tables import PrintedTable
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the sections of the report are made of."""
+
+    config: AnalyzeConfig
+    directory: Path
+    """The run directory; figures go to `figures/` in it."""
+    sites: list[Site]
+    outcomes: list[str]
+    probes: list[FittedProbe]
+    predicted: list[Predicted]
+    anomalies: pl.DataFrame
+    """What `score_anomalies` returns."""
+    scores: pl.DataFrame
+    """What `score_predictions` returns."""
+
+    @property
+    def figures_dir(self) -> Path:
+        """Folder of the figures."""
+        return self.directory / "figures"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the report: its words, tables and figures in order."""
+
+    name: str
+    """Anchor on the page, as in `SECTIONS`."""
+    title: str
+    text: str = ""
+    """Plain words above the tables; an empty section with words says why there is nothing."""
+    tables: list[PrintedTable] = field(default_factory=list)
+    figures: list[DrawnFigure] = field(default_factory=list)
