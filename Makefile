@@ -11,7 +11,7 @@ TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --n
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo known-risk known-risk-zero-shot test test-slurm drill check format docs clean-demo
+.PHONY: help setup demo known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -57,10 +57,14 @@ known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an
 	@echo "$(RISK_RUN)/report_zero_shot/report.md"
 
 test: setup  ## Run every test but the drills and those on a Slurm
-	$(VENV) -m pytest -m "not drill and not slurm"
+	$(VENV) -m pytest -m "not drill and not slurm and not browser"
 
 test-slurm: setup  ## Grids here, and the sbatch files on a private Slurm (root, Debian packages); several minutes
 	$(VENV) -m pytest -m slurm -rA tests/slurm
+
+test-browser: setup  ## The report in a real browser (Debian's chromium; root, where it is missing)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(VENV) -m pytest -m browser -rA tests/browser
 
 drill: setup  ## Kill training runs at random moments and compare what comes out; several minutes
 	$(VENV) -m pytest -m drill -rA
@@ -69,7 +73,7 @@ check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .
 	$(VENV) -m ruff check .
 	$(VENV) -m mypy clinrep $(wildcard 0*.py)
-	$(VENV) -m pytest -m "not slow and not slurm"
+	$(VENV) -m pytest -m "not slow and not slurm and not browser"
 
 format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .

@@ -34,6 +34,8 @@ HOMES = {
               "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),
     "transformers": ("clinrep/training/", "clinrep/ehr/models.py"),
     "sklearn": ("clinrep/analysis/",),
+    "statsmodels": ("clinrep/analysis/",),
+    "lightgbm": ("clinrep/analysis/",),
     "matplotlib": ("clinrep/analysis/",),
     "optuna": ("clinrep/training/",),
     "peft": ("clinrep/training/",),
