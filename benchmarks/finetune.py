@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_steps", type=int, default=6, help="optimizer steps of a job")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each job")
-    parser.add_argument("--batch_size", type=int, default=4, help="stays in one forward pass of stage 02")
+    parser.add_argument("--pass_tokens", type=int, default=512, help="tokens in one forward pass of stage 02")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     parser.add_argument("--lengths", choices=LENGTHS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -81,7 +81,7 @@ def run_jobs(lengths: str, options: argparse.Namespace) -> dict[str, list[dict[s
     """Run the jobs in turn, several times, and return what they measured in each turn."""
     results: dict[str, list[dict[str, float]]] = {job: [] for job in JOBS}
     words = [sys.executable, __file__, "--lengths", lengths, "--num_steps", str(options.num_steps)]
-    words += ["--batch_size", str(options.batch_size)]
+    words += ["--pass_tokens", str(options.pass_tokens)]
     for _ in range(options.repeats):
         for job, turns in results.items():
             done = subprocess.run([*words, "--job", job], stdout=subprocess.PIPE, text=True, check=True)
@@ -140,14 +140,14 @@ def run_stage(options: argparse.Namespace, precision: str) -> dict[str, float]:
     from clinrep.training_config import TrainingConfig
 
     logging.disable(logging.WARNING)
-    steps, size = options.num_steps, options.batch_size
+    steps = options.num_steps
     training = TrainingConfig(
-        learning_rate=1e-4, max_steps=steps, eval_steps=steps, batch_size=size, precision=precision, peak_tflops=1e-3
+        learning_rate=1e-4, max_steps=steps, eval_steps=steps, precision=precision, peak_tflops=1e-3
     )
     with tempfile.TemporaryDirectory() as folder, StopSignal() as stop:
         config = FinetuneConfig(
             timelines_dir="none", backbone_dir="none", outcome="x", output_dir=folder, metric_for_best="loss",
-            global_batch_size=ITEMS_PER_STEP, training=training, show_progress=False,
+            global_batch_size=ITEMS_PER_STEP, pass_tokens=options.pass_tokens, training=training, show_progress=False,
         )  # fmt: skip
         data = Classification(open_sequences(options.lengths, steps * ITEMS_PER_STEP + 8), config)
         model = open_model()

@@ -29,25 +29,47 @@ logger = logging.getLogger("clinrep")
 
 
 class LeftPaddedCollator:
-    """Makes a left-padded batch with labels i64 (B,) of a list of items."""
+    """Makes left-padded batches with labels of a list of items."""
 
-    def __init__(self, pad_token_id: int) -> None:
-        """Keep the id that fills the left."""
-        self._pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, pass_tokens: int | None = None) -> None:
+        """Keep the id that fills the left, and the most tokens, padding counted, of one forward pass."""
+        self._pad_token_id, self._pass_tokens = pad_token_id, pass_tokens
 
     def __call__(self, items: Iterable[Item]) -> dict[str, Any]:
         """Return input_ids, attention_mask, position_ids (B, L), labels (B,) and the counts of training/throughput.py.
 
-        The counts leave out padding and items without a label, which only fill a batch.
+        With `pass_tokens` the first three are in batches of their own, under `passes`, with their labels; a sequence
+        longer than that has a pass to itself. The counts leave out padding and items without a label, which only
+        fill a batch.
         """
         items = list(items)
-        batch = pad_left([item["tokens"] for item in items], self._pad_token_id)
         lengths = [len(item["tokens"]) for item in items if item["label"] != IGNORED]
         counts = {
             "num_tokens": sum(lengths),
             "attention_pairs": sum(length * (length + 1) // 2 for length in lengths),
         }
-        return {**batch, "labels": torch.tensor([item["label"] for item in items]), **counts}
+        if self._pass_tokens is None:
+            return self._pad(items) | counts
+        labels = torch.tensor([item["label"] for item in items])
+        return {
+            "passes": [self._pad(some) for some in divide_items(items, self._pass_tokens)],
+            "labels": labels,
+        } | counts
+
+    def _pad(self, items: list[Item]) -> dict[str, Any]:
+        batch: dict[str, Any] = pad_left([item["tokens"] for item in items], self._pad_token_id)
+        return batch | {"labels": torch.tensor([item["label"] for item in items])}
+
+
+def divide_items(items: list[Item], most_tokens: int) -> list[list[Item]]:
+    """Return the items in groups of like length, longest first: size x longest is at most `most_tokens`, or size 1."""
+    groups: list[list[Item]] = []
+    for item in sorted(items, key=lambda item: -len(item["tokens"])):
+        if groups and (len(groups[-1]) + 1) * len(groups[-1][0]["tokens"]) <= most_tokens:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
 
 
 def check_classes(train: Sequences, val: Sequences, outcome: str, metric_for_best: str) -> None:
@@ -171,7 +193,8 @@ class Classification:
             filler=self.train_items.make_filler(),
             evaluate=self.validate,
             items_per_step=self._config.global_batch_size,
-            collate=LeftPaddedCollator(self._sequences.pad_token_id),
+            collate=LeftPaddedCollator(self._sequences.pad_token_id, self._config.pass_tokens),
+            is_divided_by_collate=self._config.pass_tokens is not None,
             metric_for_best=metric,
             greater_is_better=should_rise,
             find_rate_factor=find_rate_factor,

@@ -196,6 +196,28 @@ def test_a_search_for_auroc_goes_upwards_and_its_best_trial_is_the_result(root):
     assert found == pytest.approx(trials["eval_auroc"].max(), abs=1e-9)
 
 
+def list_train_losses(directory: Path) -> list[float]:
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [record["value"] for record in records if record["name"] == "loss"]
+
+
+def test_how_a_step_is_divided_into_passes_changes_no_loss(root, finished):
+    load_main(STAGE)(flags(root, "passes", "--pass_tokens", "100"))
+    assert list_train_losses(root / "passes") == pytest.approx(list_train_losses(finished), abs=2e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_with_unequal_numbers_of_passes_learn_what_one_rank_learns(root, finished):
+    done = run_script(STAGE, *flags(root, "rank_passes", "--pass_tokens", "70"), launcher=TWO_RANKS)
+    assert done.returncode == 0, done.stderr
+    assert list_train_losses(root / "rank_passes") == pytest.approx(list_train_losses(finished), abs=2e-5)
+
+
+def test_passes_by_tokens_and_sharded_weights_are_refused(root):
+    with pytest.raises(InputError, match="equally many passes"):
+        load_main(STAGE)(flags(root, "x", "--pass_tokens", "70", "--training.fsdp", "true"))
+
+
 @pytest.mark.slow
 def test_two_ranks_predict_what_one_rank_predicts(root):
     more = ["--training.max_steps", "3", "--training.eval_steps", "3"]

@@ -116,6 +116,16 @@ def test_counts_leave_out_padding_and_filler():
     assert (batch["num_tokens"], batch["attention_pairs"]) == (5, 9)
 
 
+def test_items_are_divided_by_tokens_with_their_padding() -> None:
+    items = [{"tokens": np.ones(length, np.uint32), "label": length % 2} for length in (3, 9, 2, 20, 4, 2)]
+    groups = [[len(item["tokens"]) for item in group] for group in classification.divide_items(items, 12)]
+    assert groups == [[20], [9], [4, 3, 2], [2]]
+    batch = classification.LeftPaddedCollator(0, 12)(items)
+    assert [tuple(one["input_ids"].shape) for one in batch["passes"]] == [(1, 20), (1, 9), (3, 4), (1, 2)]
+    assert batch["passes"][2]["labels"].tolist() == [0, 1, 0]
+    assert (batch["num_tokens"], len(batch["labels"])) == (40, 6)
+
+
 def test_validation_metrics_equal_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.random(200) < 0.2

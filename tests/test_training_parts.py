@@ -83,6 +83,14 @@ def test_items_of_a_step_are_the_same_with_lengths_but_come_longest_first() -> N
     assert steps[0] != steps[1]
 
 
+def test_shares_of_a_step_are_dealt_by_length() -> None:
+    dataset = FilledDataset(Lengthy(range(10)), 4, -1)  # type: ignore[arg-type]
+    whole, dealt = (list(EpochSampler(dataset, 4, 1, shares)) for shares in (1, 2))
+    for start in range(0, 12, 4):
+        first, second, third, fourth = whole[start : start + 4]
+        assert dealt[start : start + 4] == [first, third, second, fourth]
+
+
 def test_the_filler_completes_the_last_step() -> None:
     dataset = FilledDataset([10, 11, 12], 4, 99)  # type: ignore[arg-type]
     assert [dataset[index] for index in range(len(dataset))] == [10, 11, 12, 99]

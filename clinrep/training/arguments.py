@@ -26,8 +26,9 @@ logger = logging.getLogger("clinrep")
 def make_arguments(config: TrainingConfig, run: Run, task: Task) -> TrainingArguments:
     """Return Trainer's arguments: ours where a setting decides, and all it would print off."""
     is_cpu = distributed.choose_device().type == "cpu"
-    batch_size, num_passes = divide_step(task.items_per_step, distributed.get_world_size(), config.batch_size)
-    if 2 * batch_size < min(config.batch_size, batch_size * num_passes):
+    most = task.items_per_step if task.is_divided_by_collate else config.batch_size
+    batch_size, num_passes = divide_step(task.items_per_step, distributed.get_world_size(), most)
+    if not task.is_divided_by_collate and 2 * batch_size < min(config.batch_size, batch_size * num_passes):
         logger.warning(
             "a rank's %d items of a step divide into forward passes of %d only, not of up to %d: slow; choose a "
             "global batch with more divisors",

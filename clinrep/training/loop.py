@@ -131,7 +131,8 @@ def _make_trainer(
     trainer = trainer_class(
         model=model, args=make_arguments(config, run, task), train_dataset=dataset, data_collator=task.collate
     )
-    trainer.sampler = EpochSampler(dataset, task.items_per_step, run.config.seed)
+    num_shares = distributed.get_world_size() if task.is_divided_by_collate else 1
+    trainer.sampler = EpochSampler(dataset, task.items_per_step, run.config.seed, num_shares)
     trainer.find_rate_factor = task.find_rate_factor
     trainer.meter, trainer.checkpoints, trainer.evaluate_with = meter, checkpoints, task.evaluate
     trainer.remove_callback(PrinterCallback)

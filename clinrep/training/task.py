@@ -33,6 +33,9 @@ class Task:
     """Items in one optimizer step, over all ranks."""
     collate: Callable[[list[Any]], Any] = default_collate
     """Makes a batch, with `labels`, of a list of items; may add the counts of throughput.py."""
+    is_divided_by_collate: bool = False
+    """Whether `collate` is given all items of a rank's share of a step and returns `passes`, one batch for each forward
+    pass, beside the `labels` of all; else a pass has up to `batch_size` items of the settings."""
     metric_for_best: str = "eval_loss"
     """Metric of `evaluate` that chooses the best weights and, where early_stopping_patience asks, ends the training."""
     greater_is_better: bool = False
@@ -88,14 +91,16 @@ class FilledDataset(Dataset[Any]):
 class EpochSampler(Sampler[int]):
     """A permutation of the items for each epoch that only the seed and the epoch decide.
 
-    So the order is the same for any number of ranks and workers, and after a resume. Where items have lengths,
-    those of one optimizer step come longest first: what the step learns is the same, but its forward passes, and
-    in each pass the ranks, get items of like length and so little padding.
+    So the items of each step are the same for any number of ranks and workers, and after a resume. Where items have
+    lengths, those of one optimizer step come longest first: what the step learns is the same, but its forward passes,
+    and in each pass the ranks, get items of like length and so little padding. With `num_shares` they are dealt to so
+    many ranks in turn, each of which takes its share at once.
     """
 
-    def __init__(self, dataset: FilledDataset, items_per_step: int, seed: int) -> None:
+    def __init__(self, dataset: FilledDataset, items_per_step: int, seed: int, num_shares: int = 1) -> None:
         """Order the items of `dataset` by the generator of `seed`."""
         self._dataset, self._items_per_step, self._seed, self._epoch = dataset, items_per_step, seed, 0
+        self._num_shares = num_shares
 
     def start_epoch(self, epoch: int) -> None:
         """Use the order of `epoch` from the next iterator on."""
@@ -111,4 +116,6 @@ class EpochSampler(Sampler[int]):
         if lengths is not None:
             step = np.arange(len(order)) // self._items_per_step
             order = order[np.lexsort((-lengths[order], step))]
+            dealt = order.reshape(-1, self._items_per_step // self._num_shares, self._num_shares)
+            order = dealt.swapaxes(1, 2).ravel()
         return iter(order.tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -60,6 +61,21 @@ class StageTrainer(Trainer):
             self.meter.watch(epoch_iterator), num_batches, device
         )
         return samples
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Return the loss of one batch, or of the `passes` it is divided into, after their gradients are added up."""
+        passes = inputs.get("passes")
+        if passes is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        losses = []
+        for number, batch in enumerate(passes, 1):
+            # ranks may have different numbers of passes: they meet in the last one alone
+            alone = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
+            with alone:
+                losses.append(super().training_step(model, batch, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,

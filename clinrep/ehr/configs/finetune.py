@@ -37,6 +37,9 @@ class FinetuneConfig(SequenceConfig, SearchedConfig):
     """Sequences of 1,024 tokens in one forward pass of validation and prediction; more where they are shorter."""
     global_batch_size: int = 64
     """Sequences in one optimizer step, over all ranks."""
+    pass_tokens: int | None = None
+    """Tokens in one forward pass of one rank, padding counted, at most: its sequences of a step are divided into passes
+    of like length. null: passes of training.batch_size sequences, which are padded more where lengths differ much."""
     risk_over_time: list[str] = field(default_factory=list)
     """Splits for which the probability after every token is written too, as [test]."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -69,6 +72,10 @@ class FinetuneConfig(SequenceConfig, SearchedConfig):
             lookup(dict.fromkeys(SPLITS), split, "split in risk_over_time")
         why = "be false: sequences differ in length, and each new length would be compiled"
         require(not self.training.compile, "training.compile", True, why, "leave it out")
+        tokens = self.pass_tokens
+        require(tokens is None or tokens >= 1, "pass_tokens", tokens, "be 1 or more, or null", "try 8192")
+        rule = "be null with training.fsdp: ranks that share weights need equally many passes"
+        require(not (tokens and self.training.fsdp), "pass_tokens", tokens, rule, "leave it out")
         rule = "be false with lora: adapters are small, and there is little to share out"
         require(not (self.lora.rank and self.training.fsdp), "training.fsdp", True, rule, "leave it out")
         check_space(self)
