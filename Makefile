@@ -39,7 +39,7 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 	@echo "$(DEMO_RUN)/04_analyze/report.html"
 
 known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
-	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --output_dir $(RISK_RUN)/simulate
+	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --seed 43 --output_dir $(RISK_RUN)/simulate
 	$(VENV) 00_tokenize.py --config $(RISK_CONFIGS)/00_tokenize.yaml
 	$(TWO_RANKS) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml
 	@printf '%s\n' $(OUTCOMES) | OMP_NUM_THREADS=1 xargs -P 2 -I OUTCOME $(VENV) 02_finetune.py \
@@ -49,8 +49,6 @@ known-risk: setup  ## Models beside the best possible prediction, on simulated s
 	@echo "$(RISK_RUN)/report/report.md"
 
 known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an hour more
-	$(TWO_RANKS) 01_pretrain.py --config $(RISK_CONFIGS)/01_pretrain.yaml --block_size 2048 \
-	  --output_dir $(RISK_RUN)/01_pretrain_2048
 	$(TWO_RANKS) 03_extract_reps.py --config $(RISK_CONFIGS)/03_zero_shot.yaml
 	$(VENV) -m clinrep.ehr.known_risk --config $(RISK_CONFIGS)/report.yaml \
 	  --zero_shot_dir $(RISK_RUN)/03_zero_shot --output_dir $(RISK_RUN)/report_zero_shot
