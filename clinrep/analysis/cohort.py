@@ -38,8 +38,8 @@ def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
     for name in CATEGORIES:
         for category in _sort_categories(site.stays[name]):
             words = f"{name.capitalize()}: {category.replace('_', ' ')}, n (%)"
-            tell = partial(_describe_share, name=name, category=category)
-            lines.append((words, tell, ("category", name, category)))
+            describe = partial(_describe_share, name=name, category=category)
+            lines.append((words, describe, ("category", name, category)))
     rows = []
     for words, tell, (what, *which) in lines:
         is_hidden = {split: (what, site.name, split, *which) in hidden for split in columns}

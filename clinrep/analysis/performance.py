@@ -56,8 +56,8 @@ def mark_few_events(scores: pl.DataFrame, least: int) -> pl.DataFrame:
     """Return the scores with `note`: that they come from fewer than `least` stays with the event, or without."""
     num_others = pl.col("num_subjects").cast(pl.Int64) - pl.col("num_events").cast(pl.Int64)
     few = pl.when(pl.col("num_events") < least).then(pl.lit(f"fewer than {least} events"))
-    few = few.when(num_others < least).then(pl.lit(f"fewer than {least} non-events"))
-    return scores.with_columns(note=few.otherwise(None).cast(pl.String))
+    note = few.when(num_others < least).then(pl.lit(f"fewer than {least} non-events"))
+    return scores.with_columns(note=note.otherwise(None).cast(pl.String))
 
 
 def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -> pl.DataFrame:

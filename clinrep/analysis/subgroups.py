@@ -42,11 +42,9 @@ def group_by_icu(site: Site, _: pl.DataFrame, config: AnalyzeConfig) -> pl.DataF
     """
     rows = site.outcomes.filter(pl.col("outcome") == ICU_OUTCOME)
     reason = pl.col("excluded_reason")
-    group = pl.when(reason == SEEN_BEFORE).then(pl.lit("in ICU by index time"))
-    group = group.when(pl.col("label").is_not_null() | (reason == ENDED_BEFORE)).then(
-        pl.lit("not in ICU by index time")
-    )
-    groups = rows.select("subject_id", subgroup=group).drop_nulls()
+    seen = pl.when(reason == SEEN_BEFORE).then(pl.lit("in ICU by index time"))
+    known = seen.when(pl.col("label").is_not_null() | (reason == ENDED_BEFORE)).then(pl.lit("not in ICU by index time"))
+    groups = rows.select("subject_id", subgroup=known).drop_nulls()
     if groups.is_empty():
         logger.info("%s: no subgroups by ICU at index_time: no outcome %s", site.name, ICU_OUTCOME)
         return None
