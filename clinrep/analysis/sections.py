@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from clinrep.analysis.alarms import build_alarm_section
 from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion_section, build_outcome_section
+from clinrep.analysis.comparisons import build_comparison_section
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
+from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
@@ -19,7 +22,10 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
+    "comparisons": build_comparison_section,
     "curves": build_curve_section,
+    "alarms": build_alarm_section,
+    "decision_curves": build_decision_section,
     "embeddings": build_embedding_section,
 }
 

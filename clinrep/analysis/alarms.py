@@ -1,0 +1,188 @@
+"""Section of the report: what an alarm that flags a given share of stays finds and misses.
+
+Shapes: R weightings (bootstrap replicates), G groups of stays with one and the same probability, A alarm rates.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from clinrep.analysis.bootstrap import compute_interval
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.metrics import Floats, Ranking, Tally
+from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
+from clinrep.analysis.scores import ALL
+from clinrep.analysis.study import Section, Study
+from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.run import show_progress
+
+# name -> printed name, in the order of the rows that `compute_alarms` returns; the last is 1 / PPV
+ALARM_METRICS = {
+    "sensitivity": "Sensitivity",
+    "ppv": "PPV",
+    "specificity": "Specificity",
+    "number_needed_to_evaluate": "NNE",
+}
+NUM_COMPUTED = 3
+
+_SCHEMA = {
+    "site": pl.String,
+    "outcome": pl.String,
+    "alarm_rate": pl.Float64,
+    "model": pl.String,
+    "probe": pl.String,
+    "subgroup": pl.String,
+    "threshold": pl.Float64,
+    "metric": pl.String,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "num_subjects": pl.UInt64,
+    "num_events": pl.UInt64,
+    "reason": pl.String,
+}
+
+
+def build_alarm_section(study: Study) -> Section:
+    """Return the table of alarms at the rates of the settings."""
+    config = study.config
+    groups = show_progress(group_models(study.predicted, config), config, "alarms")
+    rows = [row for group in groups for row in _describe_group(group, config)]
+    return Section("alarms", "Alarms at fixed rates", tables=[_build_table(rows, config)])
+
+
+def count_alarms(tally: Tally, rates: Floats) -> tuple[Floats, Floats]:
+    """Return true and false alarms, each (A, R), when the share `rates` (A,) of all weight is flagged.
+
+    The highest probabilities are flagged first. Of stays with one and the same probability, where the rate is
+    reached among them, the share that is still wanted counts: what is expected when they are flagged in random
+    order. So every model has exactly that rate of alarms, however coarse its probabilities are.
+    """
+    flagged = tally.true_positives + tally.false_positives
+    num_rows, num_groups = flagged.shape
+    wanted = rates[:, None] * flagged[:, -1]
+    # all rows in one search: shifted so that they follow each other, which integer weights survive exactly
+    shifts = np.arange(num_rows) * (flagged.max() + 1)
+    found = np.searchsorted((flagged + shifts[:, None]).ravel(), (wanted + shifts).ravel(), side="right")
+    whole = found.reshape(wanted.shape) - np.arange(num_rows) * num_groups  # (A, R) groups flagged as a whole
+    row = np.broadcast_to(np.arange(num_rows), whole.shape)
+    before, cut = np.maximum(whole - 1, 0), np.minimum(whole, num_groups - 1)
+    is_begun = whole > 0
+    missing = wanted - np.where(is_begun, flagged[row, before], 0)
+    weight = tally.positives[row, cut] + tally.negatives[row, cut]
+    share = np.divide(missing, weight, out=np.zeros_like(missing), where=(weight > 0) & (whole < num_groups))
+    true_alarms = np.where(is_begun, tally.true_positives[row, before], 0) + share * tally.positives[row, cut]
+    false_alarms = np.where(is_begun, tally.false_positives[row, before], 0) + share * tally.negatives[row, cut]
+    return true_alarms, false_alarms
+
+
+def compute_alarms(tally: Tally, rates: Floats) -> Floats:
+    """Return (3 A, R): sensitivity, positive predictive value, specificity at the first rate, then at the next.
+
+    NaN where a weighting has no stay with the event, or none without.
+    """
+    true_alarms, false_alarms = count_alarms(tally, rates)
+    num_events, num_others = tally.true_positives[:, -1], tally.false_positives[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.stack(
+            [true_alarms / num_events, true_alarms / (true_alarms + false_alarms), 1 - false_alarms / num_others],
+            axis=1,
+        )
+    values[..., (num_events == 0) | (num_others == 0)] = np.nan
+    return values.reshape(-1, values.shape[-1])
+
+
+def find_threshold(ranking: Ranking, rate: float) -> float:
+    """Return the probability at which the rate is reached: all above it are flagged, of those at it some or all."""
+    num_flagged = max(1, int(np.ceil(rate * ranking.order.size - 1e-9)))
+    return float(ranking.probabilities[np.searchsorted(ranking.starts, num_flagged - 1, side="right") - 1])
+
+
+def _describe_group(group: ModelGroup, config: AnalyzeConfig) -> list[dict[str, Any]]:
+    """Return rows of `_SCHEMA`: every metric at every rate of every model, on the same replicates."""
+    rates = np.array(sorted(config.alarm_rates))
+    compute = partial(compute_alarms, rates=rates)
+    estimates = estimate_statistic(group, compute)
+    replicates = replicate_statistic(group, compute, config)
+    rows = []
+    for at, rate in enumerate(rates.tolist()):
+        for index, item in enumerate(group.items):
+            ranking = group.rankings[index]
+            num_alarms = rate * group.num_subjects
+            reason = group.explain(index)
+            if not reason and num_alarms < 1:
+                reason = f"less than one alarm in {group.num_subjects} stays"
+            common: dict[str, Any] = {"site": group.site, "outcome": group.outcome, "alarm_rate": rate}
+            common |= {"model": item.model, "probe": item.probe, "subgroup": ALL}
+            common |= {"num_subjects": group.num_subjects, "num_events": group.num_events}
+            common["threshold"] = None if reason or ranking is None else find_threshold(ranking, rate)
+            values: dict[str, tuple[float | None, float | None, float | None]] = {}
+            for position, metric in enumerate(list(ALARM_METRICS)[:NUM_COMPUTED]):
+                row = at * NUM_COMPUTED + position
+                estimate = None if reason else float(estimates[index, row])
+                drawn = None if replicates is None or reason else replicates[index, row]
+                interval = None if drawn is None else compute_interval(drawn, config.confidence_level)
+                values[metric] = (estimate, *(interval or (None, None)))
+            values["number_needed_to_evaluate"] = _invert(values["ppv"])
+            for metric, (estimate, low, high) in values.items():
+                why = (
+                    reason
+                    or group.no_interval
+                    or ("too few patients with the event to resample" if low is None else "")
+                )
+                result = {"metric": metric, "estimate": estimate, "low": low, "high": high, "reason": why or None}
+                rows.append(common | result)
+    return rows
+
+
+def _invert(ppv: tuple[float | None, float | None, float | None]) -> tuple[float | None, float | None, float | None]:
+    """Return the number needed to evaluate, 1 / PPV, infinite for 0; the ends of the interval change places."""
+    estimate, low, high = (None if value is None else 1 / value if value > 0 else np.inf for value in ppv)
+    return estimate, high, low
+
+
+def _build_table(rows: list[dict[str, Any]], config: AnalyzeConfig) -> PrintedTable:
+    numbers = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+    keys = ["site", "outcome", "alarm_rate", "model", "probe", "threshold"]
+    printed = numbers.select(
+        *keys,
+        "metric",
+        cell=pl.struct("metric", "estimate", "low", "high", "reason").map_elements(_format_cell, pl.String),
+    ).pivot("metric", index=keys, values="cell", maintain_order=True)
+    printed = printed.with_columns(
+        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        alarm_rate=pl.col("alarm_rate").map_elements(lambda rate: f"{100 * rate:g}\N{NO-BREAK SPACE}%", pl.String),
+        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3f}", pl.String),
+    )
+    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
+    headings = {"outcome": "Outcome", "alarm_rate": "Alarms", "model": "Model", "threshold": "Threshold"}
+    headings |= {name: f"{label} ({level})" for name, label in ALARM_METRICS.items()}
+    words, num_keys = to_words(printed, headings)
+    caption = (
+        f"Alarms that flag a fixed share of the labelled stays of the test split, those of highest predicted "
+        f"probability, with {100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} "
+        f"bootstrap replicates resampled by patient, in each of which the threshold is set anew for that share. "
+        f"Threshold: the probability of the last stay flagged; where stays tie at it, the part of them that is needed "
+        f"counts, as expected when ties are broken at random. It is set on the test stays themselves: before there are "
+        f"any, only the rate can be chosen. PPV: positive predictive value. NNE: number needed to evaluate, 1 / PPV, "
+        f"the stays flagged for each with the event."
+    )
+    return PrintedTable("alarms", "Alarms at fixed rates", caption, numbers, words, num_keys + 2)
+
+
+def _format_cell(row: dict[str, Any]) -> str:
+    if row["metric"] != "number_needed_to_evaluate" or row["estimate"] is None:
+        return format_score(row)
+    words = {name: _format_needed(row[name]) for name in ("estimate", "low", "high") if row[name] is not None}
+    if row["low"] is None:
+        return f"{words['estimate']}, no interval: {row['reason']}"
+    return f"{words['estimate']} ({words['low']}\N{EN DASH}{words['high']})"
+
+
+def _format_needed(value: float) -> str:
+    return f"{value:.1f}" if np.isfinite(value) else "\N{INFINITY}"
