@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from clinrep.analysis.bootstrap import compute_interval
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import Floats, Ranking, Tally
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
+from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
 from clinrep.run import show_progress
 
@@ -41,8 +44,6 @@ _SCHEMA = {
     "estimate": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
-    "num_subjects": pl.UInt64,
-    "num_events": pl.UInt64,
     "reason": pl.String,
 }
 
@@ -98,45 +99,80 @@ def compute_alarms(tally: Tally, rates: Floats) -> Floats:
 
 def find_threshold(ranking: Ranking, rate: float) -> float:
     """Return the probability at which the rate is reached: all above it are flagged, of those at it some or all."""
-    num_flagged = max(1, int(np.ceil(rate * ranking.order.size - 1e-9)))
-    return float(ranking.probabilities[np.searchsorted(ranking.starts, num_flagged - 1, side="right") - 1])
+    last = _count_flagged(rate, ranking.order.size) - 1
+    return float(ranking.probabilities[np.searchsorted(ranking.starts, last, side="right") - 1])
+
+
+def _count_flagged(rate: float, num_stays: int) -> int:
+    """Return how many stays are flagged, one of them perhaps in part."""
+    return max(1, int(np.ceil(rate * num_stays - 1e-9)))  # 1e-9: 0.07 x 100 is 7 and not 8
 
 
 def _describe_group(group: ModelGroup, config: AnalyzeConfig) -> list[dict[str, Any]]:
-    """Return rows of `_SCHEMA`: every metric at every rate of every model, on the same replicates."""
+    """Return rows of `_SCHEMA`: every metric at every rate of every model, one rate of a model without numbers."""
     rates = np.array(sorted(config.alarm_rates))
     compute = partial(compute_alarms, rates=rates)
     estimates = estimate_statistic(group, compute)
     replicates = replicate_statistic(group, compute, config)
+    is_shown = [_find_shown(group, index, rates, config) for index in range(len(group.items))]
     rows = []
     for at, rate in enumerate(rates.tolist()):
         for index, item in enumerate(group.items):
+            common: dict[str, Any] = dict.fromkeys(_SCHEMA) | {"site": group.site, "outcome": group.outcome}
+            common |= {"model": item.model, "probe": item.probe, "subgroup": ALL, "reason": group.explain(index)}
             ranking = group.rankings[index]
-            num_alarms = rate * group.num_subjects
-            reason = group.explain(index)
-            if not reason and num_alarms < 1:
-                reason = f"less than one alarm in {group.num_subjects} stays"
-            common: dict[str, Any] = {"site": group.site, "outcome": group.outcome, "alarm_rate": rate}
-            common |= {"model": item.model, "probe": item.probe, "subgroup": ALL}
-            common |= {"num_subjects": group.num_subjects, "num_events": group.num_events}
-            common["threshold"] = None if reason or ranking is None else find_threshold(ranking, rate)
-            values: dict[str, tuple[float | None, float | None, float | None]] = {}
-            for position, metric in enumerate(list(ALARM_METRICS)[:NUM_COMPUTED]):
-                row = at * NUM_COMPUTED + position
-                estimate = None if reason else float(estimates[index, row])
-                drawn = None if replicates is None or reason else replicates[index, row]
-                interval = None if drawn is None else compute_interval(drawn, config.confidence_level)
-                values[metric] = (estimate, *(interval or (None, None)))
-            values["number_needed_to_evaluate"] = _invert(values["ppv"])
-            for metric, (estimate, low, high) in values.items():
-                why = (
-                    reason
-                    or group.no_interval
-                    or ("too few patients with the event to resample" if low is None else "")
-                )
-                result = {"metric": metric, "estimate": estimate, "low": low, "high": high, "reason": why or None}
-                rows.append(common | result)
+            if ranking is None:
+                rows += [common | {"metric": metric} for metric in ALARM_METRICS if at == 0]
+                continue
+            common |= {"alarm_rate": rate, "reason": None}
+            if rate * group.num_subjects < 1:
+                common["reason"] = "less than one alarm"
+            elif not is_shown[index][at]:
+                common["reason"] = HIDDEN_REASON.format(least=config.min_cell_count)
+            if common["reason"]:
+                rows += [common | {"metric": metric} for metric in ALARM_METRICS]
+                continue
+            common["threshold"] = find_threshold(ranking, rate)
+            chosen = slice(NUM_COMPUTED * at, NUM_COMPUTED * (at + 1))
+            reason = group.no_interval or _explain_no_interval(
+                rate * group.num_subjects, estimates[index, chosen], config
+            )
+            drawn = None if replicates is None or reason else replicates[index, chosen]
+            rows += [common | row for row in _summarize(estimates[index, chosen], drawn, reason, config)]
     return rows
+
+
+def _find_shown(group: ModelGroup, index: int, rates: Floats, config: AnalyzeConfig) -> NDArray[np.bool_]:
+    """Return (A,) at which rates the numbers of a model show no small cell."""
+    ranking = group.rankings[index]
+    if ranking is None:
+        return np.ones(rates.size, bool)
+    num_flagged = [_count_flagged(rate, group.num_subjects) for rate in rates]
+    return find_safe_cuts(ranking, group.patients, num_flagged, config.min_cell_count)
+
+
+def _explain_no_interval(num_alarms: float, estimates: Floats, config: AnalyzeConfig) -> str:
+    """Return why replicates cannot say how sure the numbers are, or ''."""
+    if num_alarms < config.min_events_for_interval:
+        return "too few alarms"
+    if estimates[0] == 0:
+        return "no alarm with the event"
+    # a replicate cannot draw what the sample lacks: the interval would be a point
+    return "no alarm without the event" if estimates[2] == 1 else ""
+
+
+def _summarize(estimates: Floats, drawn: Floats | None, reason: str, config: AnalyzeConfig) -> list[dict[str, Any]]:
+    """Return metric, estimate, low, high and reason of the metrics of one model at one rate."""
+    values: dict[str, tuple[float | None, float | None, float | None]] = {}
+    for position, metric in enumerate(list(ALARM_METRICS)[:NUM_COMPUTED]):
+        interval = None if drawn is None else compute_interval(drawn[position], config.confidence_level)
+        values[metric] = (float(estimates[position]), *(interval or (None, None)))
+    values["number_needed_to_evaluate"] = _invert(values["ppv"])
+    reason = reason or "too few patients with the event to resample"
+    return [
+        {"metric": metric, "estimate": estimate, "low": low, "high": high, "reason": reason if low is None else None}
+        for metric, (estimate, low, high) in values.items()
+    ]
 
 
 def _invert(ppv: tuple[float | None, float | None, float | None]) -> tuple[float | None, float | None, float | None]:
@@ -155,7 +191,7 @@ def _build_table(rows: list[dict[str, Any]], config: AnalyzeConfig) -> PrintedTa
     ).pivot("metric", index=keys, values="cell", maintain_order=True)
     printed = printed.with_columns(
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        alarm_rate=pl.col("alarm_rate").map_elements(lambda rate: f"{100 * rate:g}\N{NO-BREAK SPACE}%", pl.String),
+        alarm_rate=pl.col("alarm_rate").map_elements(_format_rate, pl.String),
         model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
         threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3f}", pl.String),
     )
@@ -176,12 +212,18 @@ def _build_table(rows: list[dict[str, Any]], config: AnalyzeConfig) -> PrintedTa
 
 
 def _format_cell(row: dict[str, Any]) -> str:
+    if row["estimate"] is None and str(row["reason"]).startswith("hidden"):
+        return HIDDEN
     if row["metric"] != "number_needed_to_evaluate" or row["estimate"] is None:
         return format_score(row)
     words = {name: _format_needed(row[name]) for name in ("estimate", "low", "high") if row[name] is not None}
     if row["low"] is None:
         return f"{words['estimate']}, no interval: {row['reason']}"
     return f"{words['estimate']} ({words['low']}\N{EN DASH}{words['high']})"
+
+
+def _format_rate(rate: float) -> str:
+    return f"{100 * rate:g}\N{NO-BREAK SPACE}%"
 
 
 def _format_needed(value: float) -> str:

@@ -12,6 +12,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import (
@@ -26,11 +27,13 @@ from clinrep.analysis.curves import (
 from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all
+from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged_groups
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
+from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE, Line
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
 from clinrep.run import show_progress
 
@@ -50,8 +53,6 @@ _SCHEMA = {
     "low": pl.Float64,
     "high": pl.Float64,
     "net_benefit_treat_all": pl.Float64,
-    "num_subjects": pl.UInt64,
-    "num_events": pl.UInt64,
     "reason": pl.String,
 }
 
@@ -69,6 +70,8 @@ class DecisionCurves:
     """One for each model: (2, T) low and high; None where there is no interval."""
     treat_all: Floats
     """(T,)"""
+    is_shown: list[NDArray[np.bool_]]
+    """One for each model: (T,) at which thresholds the numbers show no small cell."""
 
 
 def build_decision_section(study: Study) -> Section:
@@ -93,15 +96,26 @@ def compute_curves(group: ModelGroup, config: AnalyzeConfig) -> DecisionCurves:
                 tails = [(1 - config.confidence_level) / 2, (1 + config.confidence_level) / 2]
                 bands[index] = np.quantile(replicates[index], tails, axis=1)
     treat_all = compute_treat_all(prevalence, thresholds)
-    return DecisionCurves(group, thresholds, estimate_statistic(group, compute), bands, treat_all)
+    is_shown = [_find_shown(group, index, thresholds, config) for index in range(len(group.items))]
+    return DecisionCurves(group, thresholds, estimate_statistic(group, compute), bands, treat_all, is_shown)
 
 
-def _list_rows(curves: DecisionCurves) -> list[dict[str, Any]]:
+def _find_shown(group: ModelGroup, index: int, thresholds: Floats, config: AnalyzeConfig) -> NDArray[np.bool_]:
+    """Return (T,) at which thresholds the net benefit of a model shows no small cell."""
+    ranking = group.rankings[index]
+    if ranking is None:
+        return np.ones(thresholds.size, bool)
+    ends = np.r_[ranking.starts, ranking.order.size]
+    num_flagged = ends[count_flagged_groups(ranking.probabilities, thresholds)]
+    printed = range(PRINTED_EVERY, thresholds.size, PRINTED_EVERY)
+    return find_safe_cuts(ranking, group.patients, num_flagged.tolist(), config.min_cell_count, printed)
+
+
+def _list_rows(curves: DecisionCurves, config: AnalyzeConfig) -> list[dict[str, Any]]:
     """Return rows of `_SCHEMA`: every threshold of every model, one row of a model without numbers."""
     group = curves.group
     rows = []
     common: dict[str, Any] = {"site": group.site, "outcome": group.outcome, "subgroup": ALL}
-    common |= {"num_subjects": group.num_subjects, "num_events": group.num_events}
     for at, threshold in enumerate(curves.thresholds.tolist()):
         for index, item in enumerate(group.items):
             reason, band = group.explain(index), curves.bands[index]
@@ -109,7 +123,11 @@ def _list_rows(curves: DecisionCurves) -> list[dict[str, Any]]:
             if reason:
                 rows += [row] if at == 0 else []
                 continue
-            row |= {"threshold": threshold, "net_benefit_treat_all": float(curves.treat_all[at])}
+            row["threshold"] = threshold
+            if not curves.is_shown[index][at]:
+                rows.append(row | {"reason": HIDDEN_REASON.format(least=config.min_cell_count)})
+                continue
+            row |= {"net_benefit_treat_all": float(curves.treat_all[at])}
             row["net_benefit"] = float(curves.benefits[index, at])
             row["low"], row["high"] = (None, None) if band is None else (float(band[0, at]), float(band[1, at]))
             rows.append(row)
@@ -118,7 +136,7 @@ def _list_rows(curves: DecisionCurves) -> list[dict[str, Any]]:
 
 def _build_table(curves: list[DecisionCurves], config: AnalyzeConfig) -> PrintedTable:
     """Return every number for the CSV file, and five thresholds of each outcome in words."""
-    listed = [(curve, _list_rows(curve)) for curve in curves]
+    listed = [(curve, _list_rows(curve, config)) for curve in curves]
     numbers = pl.DataFrame([row for _, rows in listed for row in rows], schema=_SCHEMA, orient="row")
     chosen = [
         row
@@ -152,6 +170,8 @@ def _describe_intervals(config: AnalyzeConfig) -> str:
 
 
 def _format_benefit(row: dict[str, Any]) -> str:
+    if str(row["reason"]).startswith("hidden"):
+        return HIDDEN
     if row["net_benefit"] is None:
         return str(row["reason"])
     words = _format_number(row["net_benefit"])
@@ -173,8 +193,8 @@ def _draw_curves(study: Study, curves: list[DecisionCurves]) -> list[DrawnFigure
             of_site = [curve for curve in curves if curve.group.site == site.name]
             where = f", site {site.name}" if len(study.sites) > 1 else ""
             name, title = f"decision_curves_{site.name}", f"Decision curves{where}"
-            figure = _draw_site(of_site, lines, config)
-            caption = _CAPTION.format(intervals=_describe_intervals(config))
+            figure, left_out = _draw_site(of_site, lines, config)
+            caption = _CAPTION.format(intervals=_describe_intervals(config)) + left_out
             drawn.append(save_figure(figure, study.figures_dir, name, title, caption))
     return drawn
 
@@ -188,20 +208,27 @@ _CAPTION = (
 )
 
 
-def _draw_site(curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig) -> Figure:
-    """Draw one panel an outcome."""
+def _draw_site(
+    curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
+) -> tuple[Figure, str]:
+    """Draw one panel an outcome, and return the sentence that names those without any, unless all are such."""
+    reasons = {
+        curve.group.outcome: curve.group.explain(0)
+        for curve in curves
+        if not any(ranking is not None for ranking in curve.group.rankings)
+    }
+    left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items()]
+    curves = [curve for curve in curves if curve.group.outcome not in reasons] or curves
     figure, num_rows = start_figure(len(curves), 0.85 * PANEL_INCHES)
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(curves)))
     for index, curve in enumerate(curves):
         panel = figure.add_subplot(grid[index])
-        items = curve.group.items
-        is_shown = any(ranking is not None for ranking in curve.group.rankings)
-        title_panel(panel, curve.group.outcome, items, "" if is_shown else curve.group.explain(0), config)
+        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
-        if is_shown:
-            _draw_panel(panel, curve, lines, choose_reference(items, config))
+        if curve.group.outcome not in reasons:
+            _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))
     add_legend(figure, lines, has_markers=False, others=[ALL_LINE, NONE_LINE])
-    return figure
+    return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
 
 
 def _draw_panel(panel: Axes, curve: DecisionCurves, lines: dict[tuple[str, str], Line], reference: int | None) -> None:

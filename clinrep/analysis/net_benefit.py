@@ -6,6 +6,7 @@ Shapes: R weightings (bootstrap replicates), G groups of stays with one and the 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clinrep.analysis.metrics import Floats, Tally
 
@@ -35,16 +36,17 @@ def compute_net_benefit(tally: Tally, thresholds: Floats) -> Floats:
     True positives minus false positives times the odds of the threshold, as a share of all stays (Vickers and
     Elkin, Medical Decision Making 26 (2006) 565-574).
     """
-    num_flagged = np.searchsorted(
-        -tally.probabilities, -thresholds, side="right"
-    )  # (T,) groups, of falling probability
-    last = np.maximum(num_flagged - 1, 0)
-    true, false = (
-        counts[:, last].T * (num_flagged > 0)[:, None] for counts in (tally.true_positives, tally.false_positives)
-    )
+    num_flagged = count_flagged_groups(tally.probabilities, thresholds)
+    last, is_any = np.maximum(num_flagged - 1, 0), (num_flagged > 0)[:, None]
+    true, false = (counts[:, last].T * is_any for counts in (tally.true_positives, tally.false_positives))
     num_stays = tally.true_positives[:, -1] + tally.false_positives[:, -1]
     benefit: Floats = (true - false * (thresholds / (1 - thresholds))[:, None]) / num_stays
     return benefit
+
+
+def count_flagged_groups(probabilities: Floats, thresholds: Floats) -> NDArray[np.intp]:
+    """Return (T,) how many of the falling probabilities (G,) are at or above each threshold."""
+    return np.searchsorted(-probabilities, -thresholds, side="right")
 
 
 def compute_treat_all(prevalence: float, thresholds: Floats) -> Floats:
