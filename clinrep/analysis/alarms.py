@@ -1,6 +1,6 @@
 """Section of the report: what an alarm that flags a given share of stays finds and misses.
 
-Shapes: R weightings (bootstrap replicates), G groups of stays with one and the same probability, A alarm rates.
+Shapes: R weightings (bootstrap replicates), N stays, G groups of them with one and the same probability, A alarm rates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clinrep.analysis.bootstrap import compute_interval
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.metrics import Floats, Ranking, Tally
+from clinrep.analysis.metrics import Floats, Ranking
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
 from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
@@ -56,44 +56,55 @@ def build_alarm_section(study: Study) -> Section:
     return Section("alarms", "Alarms at fixed rates", tables=[_build_table(rows, config)])
 
 
-def count_alarms(tally: Tally, rates: Floats) -> tuple[Floats, Floats]:
-    """Return true and false alarms, each (A, R), when the share `rates` (A,) of all weight is flagged.
+def count_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> tuple[Floats, Floats]:
+    """Return true and false alarms, each (A, R), when the share `rates` (A,) of all weight (R, N) is flagged.
 
     The highest probabilities are flagged first. Of stays with one and the same probability, where the rate is
     reached among them, the share that is still wanted counts: what is expected when they are flagged in random
-    order. So every model has exactly that rate of alarms, however coarse its probabilities are.
+    order. So every model has exactly that rate of alarms, however coarse its probabilities are. The columns of
+    `weights` are in the ranking's order.
     """
-    flagged = tally.true_positives + tally.false_positives
-    num_rows, num_groups = flagged.shape
+    edges = np.r_[ranking.starts, ranking.order.size]  # (G + 1,)
+    flagged = _sum_from_start(weights)
+    flagged = flagged if edges.size == flagged.shape[1] else flagged[:, edges]
+    with_event = np.flatnonzero(ranking.labels)
+    events = _sum_from_start(np.take(weights, with_event, axis=1))
+    num_events = np.searchsorted(with_event, edges)  # (G + 1,) stays with the event above each group
     wanted = rates[:, None] * flagged[:, -1]
-    # all rows in one search: shifted so that they follow each other, which integer weights survive exactly
-    shifts = np.arange(num_rows) * (flagged.max() + 1)
-    found = np.searchsorted((flagged + shifts[:, None]).ravel(), (wanted + shifts).ravel(), side="right")
-    whole = found.reshape(wanted.shape) - np.arange(num_rows) * num_groups  # (A, R) groups flagged as a whole
-    row = np.broadcast_to(np.arange(num_rows), whole.shape)
-    before, cut = np.maximum(whole - 1, 0), np.minimum(whole, num_groups - 1)
-    is_begun = whole > 0
-    missing = wanted - np.where(is_begun, flagged[row, before], 0)
-    weight = tally.positives[row, cut] + tally.negatives[row, cut]
-    share = np.divide(missing, weight, out=np.zeros_like(missing), where=(weight > 0) & (whole < num_groups))
-    true_alarms = np.where(is_begun, tally.true_positives[row, before], 0) + share * tally.positives[row, cut]
-    false_alarms = np.where(is_begun, tally.false_positives[row, before], 0) + share * tally.negatives[row, cut]
-    return true_alarms, false_alarms
+    # all rows in one search: shifted so that they follow each other
+    rows = np.arange(len(weights))
+    shifts = rows * (flagged.max() + 1)
+    flagged += shifts[:, None]
+    found = np.searchsorted(flagged.ravel(), (wanted + shifts).ravel(), side="right")
+    cut = np.clip(found.reshape(wanted.shape) - rows * edges.size - 1, 0, edges.size - 2)  # (A, R) the group cut
+    above, weight = flagged[rows, cut] - shifts, flagged[rows, cut + 1] - flagged[rows, cut]
+    share = np.clip(np.divide(wanted - above, weight, out=np.zeros_like(weight), where=weight > 1e-9), 0, 1)
+    true_above = events[rows, num_events[cut]]
+    true_alarms = true_above + share * (events[rows, num_events[cut + 1]] - true_above)
+    return true_alarms, wanted - true_alarms
 
 
-def compute_alarms(tally: Tally, rates: Floats) -> Floats:
+def _sum_from_start(weights: Floats) -> Floats:
+    """Return (R, N + 1) the sums of the first 0, 1, ... N columns."""
+    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def compute_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> Floats:
     """Return (3 A, R): sensitivity, positive predictive value, specificity at the first rate, then at the next.
 
     NaN where a weighting has no stay with the event, or none without.
     """
-    true_alarms, false_alarms = count_alarms(tally, rates)
-    num_events, num_others = tally.true_positives[:, -1], tally.false_positives[:, -1]
+    true_alarms, false_alarms = count_alarms(ranking, weights, rates)
+    total = weights.sum(axis=1)
+    num_events = np.take(weights, np.flatnonzero(ranking.labels), axis=1).sum(axis=1)
+    num_others = total - num_events
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.stack(
-            [true_alarms / num_events, true_alarms / (true_alarms + false_alarms), 1 - false_alarms / num_others],
-            axis=1,
+            [true_alarms / num_events, true_alarms / (rates[:, None] * total), 1 - false_alarms / num_others], axis=1
         )
-    values[..., (num_events == 0) | (num_others == 0)] = np.nan
+    values[..., (num_events <= 0) | (num_others <= 0)] = np.nan
     return values.reshape(-1, values.shape[-1])
 
 
@@ -155,10 +166,10 @@ def _explain_no_interval(num_alarms: float, estimates: Floats, config: AnalyzeCo
     """Return why replicates cannot say how sure the numbers are, or ''."""
     if num_alarms < config.min_events_for_interval:
         return "too few alarms"
-    if estimates[0] == 0:
+    if estimates[0] < 1e-12:
         return "no alarm with the event"
     # a replicate cannot draw what the sample lacks: the interval would be a point
-    return "no alarm without the event" if estimates[2] == 1 else ""
+    return "no alarm without the event" if estimates[2] > 1 - 1e-12 else ""
 
 
 def _summarize(estimates: Floats, drawn: Floats | None, reason: str, config: AnalyzeConfig) -> list[dict[str, Any]]:

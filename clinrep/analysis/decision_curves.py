@@ -27,7 +27,7 @@ from clinrep.analysis.curves import (
 from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged_groups
+from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
 from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
@@ -105,8 +105,7 @@ def _find_shown(group: ModelGroup, index: int, thresholds: Floats, config: Analy
     ranking = group.rankings[index]
     if ranking is None:
         return np.ones(thresholds.size, bool)
-    ends = np.r_[ranking.starts, ranking.order.size]
-    num_flagged = ends[count_flagged_groups(ranking.probabilities, thresholds)]
+    num_flagged = count_flagged(ranking, thresholds)
     printed = range(PRINTED_EVERY, thresholds.size, PRINTED_EVERY)
     return find_safe_cuts(ranking, group.patients, num_flagged.tolist(), config.min_cell_count, printed)
 

@@ -12,7 +12,7 @@ import polars as pl
 from clinrep.analysis.bootstrap import compute_interval
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.delong import compute_auroc_covariance
-from clinrep.analysis.metrics import METRICS, Floats, Tally
+from clinrep.analysis.metrics import METRICS, Floats, Ranking
 from clinrep.analysis.predictions import CLASSIFIER
 from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, replicate_statistic
@@ -83,8 +83,9 @@ def choose_reference(items: list[Predicted], config: AnalyzeConfig) -> int | Non
     return min(range(len(items)), key=order)
 
 
-def compute_compared(tally: Tally) -> Floats:
-    """Return (K, R) the compared metrics, in the order of `COMPARED`."""
+def compute_compared(ranking: Ranking, weights: Floats) -> Floats:
+    """Return (K, R) the compared metrics under weights (R, N), in the order of `COMPARED`."""
+    tally = ranking.tally(weights)
     return np.stack([METRICS[name].compute(tally) for name in COMPARED])
 
 

@@ -1,6 +1,6 @@
 """Net benefit of acting on a model's probabilities, many weightings at once.
 
-Shapes: R weightings (bootstrap replicates), G groups of stays with one and the same probability, T thresholds.
+Shapes: R weightings (bootstrap replicates), N stays, T thresholds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clinrep.analysis.metrics import Floats, Tally
+from clinrep.analysis.metrics import Floats, Ranking
 
 NUM_STEPS = 100
 STEP_OF_LIMIT = 0.05
@@ -30,23 +30,35 @@ def choose_thresholds(prevalence: float, limit: float | None) -> Floats:
     return np.linspace(0, limit, NUM_STEPS + 1)
 
 
-def compute_net_benefit(tally: Tally, thresholds: Floats) -> Floats:
+def compute_net_benefit(ranking: Ranking, weights: Floats, thresholds: Floats) -> Floats:
     """Return (T, R) the net benefit of treating the stays whose probability is at or above each threshold.
 
     True positives minus false positives times the odds of the threshold, as a share of all stays (Vickers and
-    Elkin, Medical Decision Making 26 (2006) 565-574).
+    Elkin, Medical Decision Making 26 (2006) 565-574). The columns of `weights` (R, N) are in the ranking's order.
     """
-    num_flagged = count_flagged_groups(tally.probabilities, thresholds)
-    last, is_any = np.maximum(num_flagged - 1, 0), (num_flagged > 0)[:, None]
-    true, false = (counts[:, last].T * is_any for counts in (tally.true_positives, tally.false_positives))
-    num_stays = tally.true_positives[:, -1] + tally.false_positives[:, -1]
-    benefit: Floats = (true - false * (thresholds / (1 - thresholds))[:, None]) / num_stays
+    num_flagged = count_flagged(ranking, thresholds)
+    with_event = np.flatnonzero(ranking.labels)
+    flagged = _sum_leading(weights, num_flagged)
+    true = _sum_leading(np.take(weights, with_event, axis=1), np.searchsorted(with_event, num_flagged))
+    odds = thresholds / (1 - thresholds)
+    benefit: Floats = ((true - (flagged - true) * odds) / weights.sum(axis=1)[:, None]).T
     return benefit
 
 
-def count_flagged_groups(probabilities: Floats, thresholds: Floats) -> NDArray[np.intp]:
-    """Return (T,) how many of the falling probabilities (G,) are at or above each threshold."""
-    return np.searchsorted(-probabilities, -thresholds, side="right")
+def _sum_leading(weights: Floats, counts: NDArray[np.intp]) -> Floats:
+    """Return (R, T) the sums of the first so many columns of weights (R, N), each column read once."""
+    edges = np.unique(np.r_[0, counts])
+    sums = np.zeros((len(weights), edges.size))
+    if edges.size > 1:
+        parts = np.add.reduceat(weights[:, : edges[-1]], edges[:-1], axis=1)
+        sums[:, 1:] = np.cumsum(parts, axis=1)
+    return sums[:, np.searchsorted(edges, counts)]
+
+
+def count_flagged(ranking: Ranking, thresholds: Floats) -> NDArray[np.intp]:
+    """Return (T,) how many stays have a probability at or above each threshold."""
+    ends = np.r_[ranking.starts, ranking.order.size]
+    return ends[np.searchsorted(-ranking.probabilities, -thresholds, side="right")]
 
 
 def compute_treat_all(prevalence: float, thresholds: Floats) -> Floats:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, draw_patient_counts
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.metrics import Floats, Ranking, Tally, rank
+from clinrep.analysis.metrics import Floats, Ranking, rank
 from clinrep.analysis.probes import Predicted
 from clinrep.analysis.scores import explain_too_few
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 
-# what a statistic is: the tally of some weightings -> (K, R)
-Statistic = Callable[[Tally], Floats]
+# what a statistic is: a ranking, and weights (R, N) whose columns are in its order -> (K, R)
+Statistic = Callable[[Ranking, Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _build_group(items: list[Predicted], config: AnalyzeConfig) -> ModelGroup:
 def estimate_statistic(group: ModelGroup, compute: Statistic) -> Floats:
     """Return (M, K) a statistic of every model on the stays as they are; NaN for a model without a ranking."""
     weights = np.ones((1, group.num_subjects))
-    values = [None if ranking is None else compute(ranking.tally(weights))[:, 0] for ranking in group.rankings]
+    values = [None if ranking is None else compute(ranking, weights)[:, 0] for ranking in group.rankings]
     width = next((value.size for value in values if value is not None), 0)
     return np.array([np.full(width, np.nan) if value is None else value for value in values]).reshape(
         len(values), width
@@ -127,7 +127,8 @@ def replicate_statistic(group: ModelGroup, compute: Statistic, config: AnalyzeCo
         for index in ranked:
             ranking = group.rankings[index]
             assert ranking is not None
-            computed = compute(ranking.tally(counts[:, group.patients[ranking.order]]))
+            weights = np.take(counts, group.patients[ranking.order], axis=1).astype(np.float64, copy=False)
+            computed = compute(ranking, weights)
             if values is None:
                 values = np.full((len(group.items), len(computed), num_replicates), np.nan)
             values[index, :, first:last] = computed

@@ -34,19 +34,23 @@ def find_safe_cuts(
         least: smallest number of people to show; 0 or 1 shows every cut.
         first: which cuts to try before the others.
     """
-    ordered = patients[ranking.order]
+    kinds = [np.flatnonzero(ranking.labels == is_event) for is_event in (True, False)]
+    ordered = [patients[ranking.order[places]] for places in kinds]
 
-    def is_small(part: slice) -> bool:
-        labels = ranking.labels[part]
-        counts = (np.unique(ordered[part][labels == is_event]).size for is_event in (True, False))
-        return any(0 < count < least for count in counts)
+    def is_small(start: int, end: int) -> bool:
+        for places, of_kind in zip(kinds, ordered, strict=True):
+            people = of_kind[slice(*np.searchsorted(places, (start, end)))]
+            # the first of many stays are mostly enough to find the least
+            if people.size and all(np.unique(some).size < least for some in (people[: 2 * least], people)):
+                return True
+        return False
 
     is_shown = np.zeros(len(num_flagged), bool)
     ends = [0, ranking.order.size]
     for index in dict.fromkeys([*first, *range(len(num_flagged))]):
         flagged = num_flagged[index]
         at = bisect.bisect_left(ends, flagged, 1, len(ends) - 1)
-        if least < 2 or not (is_small(slice(ends[at - 1], flagged)) or is_small(slice(flagged, ends[at]))):
+        if least < 2 or not (is_small(ends[at - 1], flagged) or is_small(flagged, ends[at])):
             is_shown[index] = True
             ends.insert(at, flagged)
     return is_shown

@@ -1,5 +1,7 @@
 """Net benefit by hand and against a loop; thresholds; small cells."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,12 @@ PROBABILITIES = np.array([0.9, 0.8, 0.7, 0.4, 0.4, 0.1])
 
 
 def test_net_benefit_by_hand():
-    tally = rank(LABELS, PROBABILITIES).tally(np.ones((1, 6)))
     thresholds = np.array([0, 0.4, 0.5, 0.75, 0.95])
     # true and false positives: 3 and 3; 3 and 2 (the threshold itself is flagged); 2 and 1; 1 and 1; none
     expected = [3 / 6, 3 / 6 - 2 / 6 * 2 / 3, 2 / 6 - 1 / 6, 1 / 6 - 1 / 6 * 3, 0]
-    assert compute_net_benefit(tally, thresholds).ravel() == pytest.approx(expected)
+    assert compute_net_benefit(rank(LABELS, PROBABILITIES), np.ones((1, 6)), thresholds).ravel() == pytest.approx(
+        expected
+    )
     assert compute_treat_all(0.5, thresholds[:2]) == pytest.approx([0.5, 0.5 - 0.5 * 2 / 3])
 
 
@@ -28,7 +31,7 @@ def test_many_weightings_at_once_equal_a_loop():
     labels, probabilities = rng.random(40) < 0.4, np.round(rng.random(40), 1)
     ranking, counts = rank(labels, probabilities), rng.integers(0, 4, size=(9, 40))
     thresholds = choose_thresholds(0.4, None)
-    found = compute_net_benefit(ranking.tally(counts[:, ranking.order]), thresholds)
+    found = compute_net_benefit(ranking, counts[:, ranking.order], thresholds)
     for row, weights in enumerate(counts):
         for at, threshold in enumerate(thresholds):
             flagged = weights * (probabilities >= threshold)
@@ -78,7 +81,7 @@ def test_what_is_shown_never_tells_a_small_number_of_people():
     shown = curves.thresholds[curves.is_shown[0]]
     assert 3 < shown.size < 101
     edges = np.r_[0, shown, 1.1]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         for kind in (labels, ~labels):
             between = np.unique(patients[kind & (probabilities >= low) & (probabilities < high)]).size
             assert between == 0 or between >= 11
