@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, draw_patient_counts
+from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, draw_patient_counts, find_patients_with_event
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import Floats, Ranking, rank
 from clinrep.analysis.probes import Predicted
@@ -122,13 +122,13 @@ def replicate_statistic(group: ModelGroup, compute: Statistic, config: AnalyzeCo
     chunk_rows = max(1, CHUNK_WEIGHTS // group.num_subjects)
     values: Floats | None = None
     first = 0
-    for counts in draw_patient_counts(int(group.patients.max()) + 1, num_replicates, seed, chunk_rows):
+    has_event = find_patients_with_event(group.labels, group.patients)
+    for counts in draw_patient_counts(has_event, num_replicates, seed, chunk_rows):
         last = first + len(counts)
         for index in ranked:
             ranking = group.rankings[index]
             assert ranking is not None
-            weights = np.take(counts, group.patients[ranking.order], axis=1).astype(np.float64, copy=False)
-            computed = compute(ranking, weights)
+            computed = compute(ranking, np.take(counts, group.patients[ranking.order], axis=1))
             if values is None:
                 values = np.full((len(group.items), len(computed), num_replicates), np.nan)
             values[index, :, first:last] = computed

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from clinrep.analysis.bootstrap import draw_patient_counts
+from clinrep.analysis.bootstrap import draw_patient_counts, find_patients_with_event
 from clinrep.analysis.comparisons import format_difference, format_p
 from clinrep.analysis.differences import (
     COMPARED,
@@ -44,13 +44,14 @@ def test_intervals_are_of_scikit_learn_on_the_same_resampled_patients():
     config = make_config(num_bootstraps=30)
     rows = compare_models(evaluate(make_predicted(labels, models, patients), config), config)
     seed = derive_seed(config.seed, "bootstrap/here/died")
-    (counts,) = draw_patient_counts(60, 30, seed, chunk_rows=30)
-    drawn = [np.repeat(np.arange(labels.size), count[patients]) for count in counts]
+    (counts,) = draw_patient_counts(find_patients_with_event(labels, patients), 30, seed, chunk_rows=30)
     for row, metric in zip(rows, METRICS, strict=True):
-        expected = metric(labels, models["other"]) - metric(labels, models["classifier"])
         differences = [
-            metric(labels[at], models["other"][at]) - metric(labels[at], models["classifier"][at]) for at in drawn
+            metric(labels, models["other"], sample_weight=weights)
+            - metric(labels, models["classifier"], sample_weight=weights)
+            for weights in counts[:, patients]
         ]
+        expected = metric(labels, models["other"]) - metric(labels, models["classifier"])
         assert (row["model"], row["reference_model"]) == ("other", "classifier")
         assert row["difference"] == pytest.approx(expected, abs=1e-12)
         assert (row["low"], row["high"]) == pytest.approx(np.quantile(differences, [0.025, 0.975]))
