@@ -211,11 +211,7 @@ def _draw_site(
     curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
 ) -> tuple[Figure, str]:
     """Draw one panel an outcome, and return the sentence that names those without any, unless all are such."""
-    reasons = {
-        curve.group.outcome: curve.group.explain(0)
-        for curve in curves
-        if not any(ranking is not None for ranking in curve.group.rankings)
-    }
+    reasons = {curve.group.outcome: reason for curve in curves if (reason := _explain_not_drawn(curve, config))}
     left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items()]
     curves = [curve for curve in curves if curve.group.outcome not in reasons] or curves
     figure, num_rows = start_figure(len(curves), 0.85 * PANEL_INCHES)
@@ -228,6 +224,14 @@ def _draw_site(
             _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))
     add_legend(figure, lines, has_markers=False, others=[ALL_LINE, NONE_LINE])
     return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
+
+
+def _explain_not_drawn(curve: DecisionCurves, config: AnalyzeConfig) -> str:
+    """Return why an outcome has no panel, or ''; a curve begins at the share of stays with the event."""
+    if all(ranking is None for ranking in curve.group.rankings):
+        return curve.group.explain(0)
+    is_any_shown = any(is_shown.any() for is_shown in curve.is_shown)
+    return "" if is_any_shown else HIDDEN_REASON.format(least=config.min_cell_count)
 
 
 def _draw_panel(panel: Axes, curve: DecisionCurves, lines: dict[tuple[str, str], Line], reference: int | None) -> None:

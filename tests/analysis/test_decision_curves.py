@@ -72,6 +72,16 @@ def test_section_draws_and_prints(tmp_path):
     assert table.words.height == 5 + 1 + 1  # thresholds, the unfitted model, the rare outcome
 
 
+def test_an_outcome_of_fewer_people_than_may_be_told_is_neither_printed_nor_drawn(tmp_path):
+    labels, probabilities = make_stays()
+    predicted = make_predicted(labels, {"classifier": probabilities})
+    predicted += make_predicted(np.arange(600) < 8, {"classifier": probabilities}, outcome="rare")
+    section = build_decision_section(make_study(predicted, make_config(min_cell_count=11), tmp_path))
+    assert "Not drawn: Rare: hidden: fewer than 11 people (min_cell_count)." in section.figures[0].caption
+    numbers = section.tables[0].numbers.filter(outcome="rare")
+    assert numbers.select("net_benefit", "low", "net_benefit_treat_all").null_count().row(0) == (101,) * 3
+
+
 def test_what_is_shown_never_tells_a_small_number_of_people():
     labels, probabilities = make_stays()
     patients = np.arange(600) // 2
