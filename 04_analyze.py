@@ -12,6 +12,7 @@ split of every site. The last line printed is the path of the report.
 """
 
 from clinrep.analysis.anomalies import score_anomalies
+from clinrep.analysis.differences import check_reference
 from clinrep.analysis.inputs import choose_outcomes, read_sites
 from clinrep.analysis.probes import fit_probes, predict_test
 from clinrep.analysis.report import write_report
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
         outcomes = choose_outcomes(sites, config)
         probes = fit_probes(sites, outcomes, config)
         predicted = predict_test(sites, outcomes, probes)
+        check_reference(predicted, config)
         anomalies = score_anomalies(sites, config)
 
         scores = score_predictions(predicted, sites, anomalies, config)

@@ -61,6 +61,14 @@ class AnalyzeConfig(StageConfig):
     """Fewest stays with the event, and without it, for a number to be given."""
     min_events_for_interval: int = 5
     """Fewest stays with the event, and without it, for an interval to be given."""
+    comparison_reference: str | None = None
+    """Model the others are compared with, as `classifier` or `logistic_regression on backbone layer 4 last_token`; null
+    is the first fine-tuned classifier, or the first probe where there is none."""
+    alarm_rates: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.1, 0.2])
+    """Shares of the test stays that an alarm flags, for sensitivity and positive predictive value at each."""
+    max_decision_threshold: float | None = None
+    """Highest threshold probability of the decision curves; null chooses it for each outcome: five times the share
+    of stays with the event, rounded up to a multiple of 0.05, at most 0.5."""
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
     num_calibration_bins: int = 10
@@ -94,6 +102,14 @@ class AnalyzeConfig(StageConfig):
         is_fine = self.recalibration_split in ("train", "val")
         rule = "be train or val: test only judges"
         require(is_fine, "recalibration_split", self.recalibration_split, rule, "use val")
+        rule = "be one number or more above 0 and below 1, each once"
+        is_fine = 0 < len(self.alarm_rates) == len(set(self.alarm_rates)) and all(
+            0 < rate < 1 for rate in self.alarm_rates
+        )
+        require(is_fine, "alarm_rates", self.alarm_rates, rule, "use [0.01, 0.05, 0.1, 0.2]")
+        is_fine = self.max_decision_threshold is None or 0 < self.max_decision_threshold < 1
+        rule = "be above 0 and below 1"
+        require(is_fine, "max_decision_threshold", self.max_decision_threshold, rule, "use 0.5, or leave it out")
         for name in ("outcomes", "layers", "poolings", "probes", "sections"):
             values = getattr(self, name)
             is_fine = values is None or (0 < len(values) == len(set(values)))

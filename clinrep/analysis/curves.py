@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import polars as pl
 from matplotlib.axes import Axes
@@ -33,11 +35,11 @@ def build_curve_section(study: Study) -> Section:
 def _draw_curves(study: Study) -> list[DrawnFigure]:
     predicted, config, directory = study.predicted, study.config, study.figures_dir
     scores = study.scores.filter(subgroup=ALL)
-    lines = _assign_lines(_select_drawn(predicted))
+    lines = assign_lines(select_drawn(predicted))
     drawn = []
     with mpl.rc_context(STYLE):
         for site in study.sites:
-            models = _select_drawn([item for item in predicted if item.site == site.name])
+            models = select_drawn([item for item in predicted if item.site == site.name])
             where = f", site {site.name}" if len(study.sites) > 1 else ""
             figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config, study.people)
             drawn.append(
@@ -76,13 +78,13 @@ _CALIBRATION_CAPTION = (
 )
 
 
-def _select_drawn(predicted: list[Predicted]) -> list[Predicted]:
+def select_drawn(predicted: list[Predicted]) -> list[Predicted]:
     """Return the classifiers and the probes on the deepest layer: more curves than that hide each other."""
     deepest = max((item.representation[0] for item in predicted if item.representation), default=0)
     return [item for item in predicted if item.representation is None or item.representation[0] == deepest]
 
 
-def _assign_lines(predicted: list[Predicted]) -> dict[tuple[str, str], Line]:
+def assign_lines(predicted: list[Predicted]) -> dict[tuple[str, str], Line]:
     """Return one line style per model, classifiers first, the same in every panel and figure."""
     predicted = sorted(predicted, key=lambda item: item.representation is not None)
     models = dict.fromkeys((item.model, item.probe) for item in predicted)
@@ -97,8 +99,8 @@ def _draw_roc(
     people: People | None = None,
 ) -> Figure:
     """Draw one ROC panel per outcome, with the AUROC of each curve."""
-    groups = _group_by_outcome(models)
-    figure, num_rows = _start_figure(len(groups), PANEL_INCHES)
+    groups = group_by_outcome(models)
+    figure, num_rows = start_figure(len(groups), PANEL_INCHES)
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
     for index, (outcome, items) in enumerate(groups.items()):
         panel = figure.add_subplot(grid[index])
@@ -106,8 +108,8 @@ def _draw_roc(
             (row["model"], row["probe"]): (row["estimate"], row["low"], row["high"])
             for row in scores.filter(pl.col("outcome") == outcome, pl.col("metric") == "auroc").iter_rows(named=True)
         }
-        shown, reason = _select_shown(items, config.min_events_for_estimate, config.min_cell_count)
-        _title_panel(panel, outcome, items, reason, config, people)
+        shown, reason = select_shown(items, config.min_events_for_estimate, config.min_cell_count)
+        title_panel(panel, outcome, items, reason, config, people)
         draw_roc_panel(
             panel,
             [
@@ -117,7 +119,7 @@ def _draw_roc(
             ],
             f"AUROC ({100 * config.confidence_level:g} % CI)",
         )
-    _add_legend(figure, lines, has_markers=False)
+    add_legend(figure, lines, has_markers=False)
     return figure
 
 
@@ -132,20 +134,20 @@ def _draw_calibration(
     Also return the sentence that names the outcomes with too few events, which have no panel unless all
     are such.
     """
-    groups = _group_by_outcome(models)
+    groups = group_by_outcome(models)
     reasons = {
-        name: _select_shown(items, config.min_events_for_interval, config.min_cell_count)[1]
+        name: select_shown(items, config.min_events_for_interval, config.min_cell_count)[1]
         for name, items in groups.items()
     }
     left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items() if reason]
     groups = {name: items for name, items in groups.items() if not reasons[name]} or groups
-    figure, num_rows = _start_figure(len(groups), 1.3 * PANEL_INCHES)
+    figure, num_rows = start_figure(len(groups), 1.3 * PANEL_INCHES)
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
     for index, (outcome, items) in enumerate(groups.items()):
-        shown, reason = _select_shown(items, config.min_events_for_interval, config.min_cell_count)
+        shown, reason = select_shown(items, config.min_events_for_interval, config.min_cell_count)
         inner = grid[index].subgridspec(2, 1, height_ratios=[3.2, 1])
         panel = figure.add_subplot(inner[0] if shown else grid[index])
-        _title_panel(panel, outcome, items, reason, config, people)
+        title_panel(panel, outcome, items, reason, config, people)
         if not shown:
             panel.set(xlabel="Predicted probability", ylabel="Observed share with the event")
             continue
@@ -160,25 +162,26 @@ def _draw_calibration(
             ],
             config.num_calibration_bins,
         )
-    _add_legend(figure, lines, has_markers=True)
+    add_legend(figure, lines, has_markers=True)
     return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
 
 
-def _group_by_outcome(models: list[Predicted]) -> dict[str, list[Predicted]]:
+def group_by_outcome(models: list[Predicted]) -> dict[str, list[Predicted]]:
+    """Return the models of each outcome."""
     groups: dict[str, list[Predicted]] = {}
     for item in models:
         groups.setdefault(item.outcome, []).append(item)
     return groups
 
 
-def _start_figure(num_panels: int, panel_height: float) -> tuple[Figure, int]:
+def start_figure(num_panels: int, panel_height: float) -> tuple[Figure, int]:
     """Return an empty figure for panels in rows of two, and the number of rows."""
     num_rows = -(-num_panels // NUM_COLUMNS)
     size = (PANEL_INCHES * min(NUM_COLUMNS, num_panels), panel_height * num_rows + 0.6)
     return Figure(figsize=size, layout="constrained"), num_rows
 
 
-def _select_shown(
+def select_shown(
     items: list[Predicted], least: int, min_cell_count: int = MIN_CELL_COUNT
 ) -> tuple[list[Predicted], str]:
     """Return the models of one outcome that can be drawn, or none and the words that say why."""
@@ -188,7 +191,7 @@ def _select_shown(
     return shown, reason or next((item.reason for item in items if not shown), "")
 
 
-def _title_panel(
+def title_panel(
     panel: Axes,
     outcome: str,
     items: list[Predicted],
@@ -196,6 +199,7 @@ def _title_panel(
     config: AnalyzeConfig,
     people: People | None = None,
 ) -> None:
+    """Put outcome and counts above a panel, and into it why it is empty, if it is."""
     num_subjects, num_events = items[0].labels.size, int(items[0].labels.sum())
     people = people or People(frozenset(), config.min_cell_count)
     panel.set_title(
@@ -204,8 +208,10 @@ def _title_panel(
     panel.text(0.5, 0.5, reason, ha="center", transform=panel.transAxes, color="0.25")
 
 
-def _add_legend(figure: Figure, lines: dict[tuple[str, str], Line], has_markers: bool) -> None:
-    """Name the models once, below all panels."""
+def add_legend(
+    figure: Figure, lines: dict[tuple[str, str], Line], has_markers: bool, others: Sequence[Line2D] = ()
+) -> None:
+    """Name the models once, below all panels, and after them other lines."""
     handles = [
         Line2D(
             [],
@@ -217,4 +223,4 @@ def _add_legend(figure: Figure, lines: dict[tuple[str, str], Line], has_markers:
         )
         for model, line in lines.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False)
+    figure.legend(handles=[*handles, *others], loc="outside lower center", ncols=1, frameon=False)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from clinrep.analysis.alarms import build_alarm_section
 from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion_section, build_outcome_section
+from clinrep.analysis.comparisons import build_comparison_section
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
+from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.recalibrated import build_recalibration_section
@@ -25,7 +28,10 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "performance": build_performance_section,
     "subgroups": build_subgroup_section,
     "recalibration": build_recalibration_section,
+    "comparisons": build_comparison_section,
     "curves": build_curve_section,
+    "alarms": build_alarm_section,
+    "decision_curves": build_decision_section,
     "embeddings": build_embedding_section,
 }
 

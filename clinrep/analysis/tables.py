@@ -101,7 +101,7 @@ def format_latex(table: PrintedTable) -> str:
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-    | {"\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~"}
+    | {"\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~", "\N{MINUS SIGN}": "$-$", "\N{INFINITY}": r"$\infty$"}
 )
 
 
