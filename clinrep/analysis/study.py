@@ -11,6 +11,7 @@ from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.probes import FittedProbe, Predicted
+from clinrep.analysis.stay_inputs import StayInputs
 from clinrep.analysis.tables import PrintedTable
 
 
@@ -29,6 +30,8 @@ class Study:
     """What `score_anomalies` returns."""
     scores: pl.DataFrame
     """What `score_predictions` returns."""
+    inputs: dict[str, StayInputs] = field(default_factory=dict)
+    """What the modality reads of each site's timelines; {} where no setting needs it."""
 
     @property
     def figures_dir(self) -> Path:
