@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -91,7 +91,7 @@ class ChosenOnVal(PlainProbe):
     Features that train does not have are left out.
     """
 
-    def __init__(self, config: AnalyzeConfig, seed: int, val_values: csr_array, val: Labelled, what: str) -> None:
+    def __init__(self, config: AnalyzeConfig, seed: int, val_values: csr_matrix, val: Labelled, what: str) -> None:
         """Keep val, whose stays choose the penalty."""
         self._config, self._seed, self._val_values, self._val, self._what = config, seed, val_values, val, what
 
@@ -119,7 +119,7 @@ class ChosenOnVal(PlainProbe):
         events = self._predict(self.model, vectors)
         return np.stack([1 - events, events], axis=1)
 
-    def _predict(self, model: Any, vectors: csr_array) -> Floats:
+    def _predict(self, model: Any, vectors: csr_matrix) -> Floats:
         events: Floats = model.predict_proba(vectors[:, self._is_used].astype(np.float64))[:, 1]
         return events
 
@@ -129,12 +129,12 @@ def _compute_log_loss(labels: NDArray[np.bool_], probabilities: Floats) -> float
     return float(np.logaddexp(0, np.where(labels, -logits, logits)).mean())
 
 
-def _build_light_gbm(config: AnalyzeConfig, seed: int, values: csr_array, val: Labelled, what: str) -> PlainProbe:
+def _build_light_gbm(config: AnalyzeConfig, seed: int, values: csr_matrix, val: Labelled, what: str) -> PlainProbe:
     return build_light_gbm(config, seed)
 
 
 # name -> a function of settings, seed, features and stays of val, and words for the log, that returns an unfitted probe
-BASELINE_PROBES: dict[str, Callable[[AnalyzeConfig, int, csr_array, Labelled, str], Probe]] = {
+BASELINE_PROBES: dict[str, Callable[[AnalyzeConfig, int, csr_matrix, Labelled, str], Probe]] = {
     "logistic_regression": ChosenOnVal,
     "light_gbm": _build_light_gbm,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 
 from clinrep.config import InputError
 
@@ -21,7 +21,7 @@ class Features:
 
     model: str
     """What scores.parquet calls the model, for example `token counts`."""
-    values: csr_array
+    values: csr_matrix
     """f32 (N, F); the same columns at every site."""
     names: list[str]
     """(F,) what each column is."""

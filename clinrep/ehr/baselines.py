@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 
 from clinrep.analysis.stay_inputs import Features, StayInputs
 from clinrep.config import InputError, lookup
@@ -55,7 +55,8 @@ def count_events(sequences: Sequences, vocabulary: pl.DataFrame) -> Features:
     """Return log(1 + how often each token occurs), f32 (N, V)."""
     shape = (len(sequences), vocabulary.height)
     ones = np.ones(len(sequences.tokens), dtype=np.float32)
-    values = csr_array((ones, sequences.tokens.astype(np.int64), sequences.offsets), shape=shape)
+    # copies: sum_duplicates works in place
+    values = csr_matrix((ones, sequences.tokens.astype(np.int64), sequences.offsets.copy()), shape=shape)
     values.sum_duplicates()
     values.data = np.log1p(values.data)
     return Features("token counts", _with_small_indices(values), vocabulary["token"].to_list())
@@ -82,7 +83,7 @@ def find_last_values(sequences: Sequences, vocabulary: pl.DataFrame) -> Features
     stays = np.concatenate([stays, stays, rows[is_static]])
     columns = np.concatenate([columns, num_tokens * num_bins + np.concatenate([measured, tokens[is_static]])])
     shape = (len(sequences), num_tokens * num_bins + num_tokens)
-    values = csr_array((np.ones(len(columns), dtype=np.float32), (stays, columns)), shape=shape)
+    values = csr_matrix((np.ones(len(columns), dtype=np.float32), (stays, columns)), shape=shape)
     values.sum_duplicates()
     values.data[:] = 1
     words = vocabulary["token"].to_list()
@@ -114,7 +115,7 @@ def _find_values(
     return bins, category_of[tokens], bin_of[tokens]
 
 
-def _with_small_indices(values: csr_array) -> csr_array:
+def _with_small_indices(values: csr_matrix) -> csr_matrix:
     """Return the matrix with 32-bit indices where they suffice: scikit-learn's solvers take no others."""
     if max(values.nnz, *values.shape) < 2**31:
         values.indices, values.indptr = values.indices.astype(np.int32), values.indptr.astype(np.int32)
