@@ -99,7 +99,7 @@ def split_by_patient(
     for name, is_one in (("with", labels), ("without", ~labels)):
         num_patients = np.unique(patients[is_one]).size
         if num_patients < num_folds:
-            raise CannotFitError(f"{num_patients} patients {name} the event in train, and {num_folds} folds")
+            raise CannotFitError(f"too few patients {name} the event in train for {num_folds} folds")
     splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     folds = list(splitter.split(np.zeros(labels.size), labels, patients))
     if any(np.unique(labels[rows]).size < 2 for fold in folds for rows in fold):
