@@ -60,7 +60,9 @@ def project_t_sne(vectors: Floats, config: AnalyzeConfig, seed: int) -> Projecti
         raise InputError(f"maps.perplexity is {perplexity:g} but {len(vectors)} stays are drawn; lower it")
     reduced = PCA(n_components=min(50, *vectors.shape), svd_solver="full").fit_transform(vectors)
     points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(reduced)
-    note = f"t-SNE (perplexity {perplexity:g}) of these stays' standardized vectors: distances between groups mean little."
+    note = (
+        f"t-SNE (perplexity {perplexity:g}) of these stays' standardized vectors: distances between groups mean little."
+    )
     return Projection(points.astype(np.float64), ("t-SNE 1", "t-SNE 2"), note)
 
 
@@ -84,7 +86,7 @@ def build_map_section(study: Study) -> Section:
         for name, project in methods.items():
             projection = project(vectors, study.config, derive_seed(study.config.seed, f"maps/{name}"))
             caption = (
-                f"{len(vectors):,} test stays by their {describe_representation(fitted.source, key).replace('_', ' ')}; "
+                f"{len(vectors):,} test stays by their {describe_representation(fitted.source, key)}; "
                 f"a point is one stay. {projection.note} Panels colour the same points by outcome (stays without a "
                 "label are left out of its panel), by site, and by whether the anomaly score of the settings calls "
                 "them outliers."

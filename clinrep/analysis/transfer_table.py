@@ -33,8 +33,17 @@ def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: An
     """Return the AUROC of each outcome and model (rows) at each site overall, of inliers and of outliers (columns)."""
     columns = [name for name in COLUMNS if name in set(scores["subgroup"])]
     keys = ["outcome", "model", "probe"]
-    numbers = scores.filter((pl.col("metric") == METRIC) & pl.col("subgroup").is_in(columns)).select(
-        *keys, "site", "subgroup", "metric", "estimate", "low", "high", "reason"
+    chosen = scores.filter((pl.col("metric") == METRIC) & pl.col("subgroup").is_in(columns))
+    # an AUROC of few events in full would tell how many they are
+    num_fewest = pl.min_horizontal("num_events", pl.col("num_subjects") - pl.col("num_events"))
+    is_few = num_fewest < config.min_cell_count
+    numbers = chosen.select(
+        *(*keys, "site", "subgroup", "metric"),
+        *(
+            pl.when(is_few).then(pl.col(name).round(3)).otherwise(name).alias(name)
+            for name in ("estimate", "low", "high")
+        ),
+        "reason",
     )
     cells = numbers.with_columns(
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
@@ -71,6 +80,6 @@ def _caption(config: AnalyzeConfig, is_split: bool) -> str:
     )
     return (
         f"AUROC on the test split of each site, with {level} bootstrap intervals by patient. Probes and baselines were "
-        f"fitted on the train split of site {config.fitted_site} alone; a site's fine-tuned classifiers are those given "
-        f"for it.{groups}"
+        f"fitted on the train split of site {config.fitted_site} alone; a site's fine-tuned classifiers are those "
+        f"given for it.{groups}"
     )
