@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 
 from clinrep.analysis.anomaly_cohort import GROUPS, STAYS, describe_by_anomaly
@@ -20,7 +22,7 @@ def build_anomaly_cohort_table(study: Study) -> PrintedTable:
     numbers = describe_by_anomaly(study)
     cells = [
         pl.struct(pl.col(f"^{group}_.*$"), "characteristic")
-        .map_elements(lambda row, group=group: _format_cell(row, group), pl.String)
+        .map_elements(partial(_format_cell, group=group), pl.String)
         .alias(group)
         for group in GROUPS
     ]

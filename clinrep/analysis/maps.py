@@ -137,11 +137,14 @@ def _draw_panels(projection: Projection, stays: pl.DataFrame, study: Study) -> F
     axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, (title, values, levels, words) in zip(axes, panels, strict=False):
         _draw_panel(axis, projection.points, values, levels, words, is_two=len(levels) == 2 and title != "Site")
-        axis.set_title(title)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.supxlabel(projection.axes[0], fontsize=STYLE["axes.labelsize"])
-    figure.supylabel(projection.axes[1], fontsize=STYLE["axes.labelsize"])
+        axis.set_title(title, pad=16)
+    for place, axis in enumerate(axes):
+        axis.set_visible(place < len(panels))
+        if place + num_columns >= len(panels):  # the lowest of its column
+            axis.set_xlabel(projection.axes[0])
+            axis.tick_params(labelbottom=True)
+        if place % num_columns == 0:
+            axis.set_ylabel(projection.axes[1])
     return figure
 
 
@@ -160,7 +163,16 @@ def _draw_panel(
         axis.scatter(points[:, 0], points[:, 1], s=size, c=np.array(colors)[chosen], linewidths=0, rasterized=True)
         for color, word in zip(colors, words, strict=True):
             _scatter(axis, points[:0], color, size, word)
-    axis.legend(loc="best", frameon=False, markerscale=max(1.0, (14 / size) ** 0.5), handletextpad=0.1)
+    # above the panel: points may be anywhere in it
+    axis.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.97),
+        ncols=min(3, len(words)),
+        frameon=False,
+        markerscale=max(1.0, (14 / size) ** 0.5),
+        handletextpad=0.0,
+        columnspacing=0.8,
+    )
     axis.tick_params(labelsize=6)
 
 
