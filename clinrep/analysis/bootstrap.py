@@ -21,52 +21,86 @@ CHUNK_WEIGHTS = 500_000
 MAX_UNDEFINED = 0.05
 
 
+def find_patients_with_event(labels: NDArray[np.bool_], patients: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return (P,) whether any of a patient's stays has the event: the strata of the bootstrap."""
+    return np.bincount(patients, labels) > 0
+
+
 def draw_patient_counts(
-    num_patients: int, num_replicates: int, seed: int, chunk_rows: int
-) -> Iterator[NDArray[np.uint32]]:
-    """Yield (rows, P) how often each patient is drawn, P draws with replacement a replicate."""
-    generator = np.random.default_rng(seed)
+    has_event: NDArray[np.bool_], num_replicates: int, seed: int, chunk_rows: int
+) -> Iterator[Floats]:
+    """Yield (rows, P) the weights of the patients in each replicate, on average 1, together P.
+
+    Stratified: as many patients with an event as there are, and as many without, are drawn with replacement, each
+    among themselves, so that every replicate has both (Davison and Hinkley, Bootstrap Methods, 1997, section 3.2).
+    That alone would take the share of patients with an event as known, and the intervals of what depends on it
+    (Brier score, ECE, intercept, AUPRC) would be too narrow: so in each replicate the strata are weighted as if that
+    share had been drawn too, binomially. Chunks of rows hold the same numbers whatever their size.
+    """
+    num_patients, num_with = has_event.size, int(has_event.sum())
+    strata = [np.flatnonzero(has_event), np.flatnonzero(~has_event)]
+    generators = [np.random.default_rng([seed, number]) for number in range(3)]
     for first in range(0, num_replicates, chunk_rows):
         rows = min(chunk_rows, num_replicates - first)
-        drawn = generator.integers(num_patients, size=(rows, num_patients))
-        drawn += np.arange(rows)[:, None] * num_patients
-        counts = np.bincount(drawn.ravel(), minlength=rows * num_patients)
-        yield counts.reshape(rows, num_patients).astype(np.uint32)
+        drawn = generators[2].binomial(num_patients, num_with / num_patients, size=rows)
+        if 0 < num_with < num_patients:
+            drawn = np.clip(drawn, 1, num_patients - 1)
+        counts = np.empty((rows, num_patients))
+        for members, generator, wanted in zip(strata, generators[:2], (drawn, num_patients - drawn), strict=True):
+            numbers = generator.integers(max(members.size, 1), size=(rows, members.size))
+            for row in range(rows):  # one row at a time stays in the cache
+                counts[row, members] = np.bincount(numbers[row], minlength=members.size) * (
+                    wanted[row] / max(members.size, 1)
+                )
+        yield counts
 
 
 def bootstrap_metrics(
-    rankings: Sequence[Ranking], patients: NDArray[np.intp], num_replicates: int, seed: int
+    rankings: Sequence[Ranking],
+    patients: NDArray[np.intp],
+    num_replicates: int,
+    seed: int,
+    names: Sequence[str] = tuple(METRICS),
 ) -> Floats:
-    """Return (M, K, R) every metric of every model in every replicate; K in the order of METRICS.
+    """Return (M, K, R) every metric of every model in every replicate; K in the order of `names`.
 
     A replicate draws patients, and each drawn patient brings all of his or her stays, because
     stays of one patient are not independent. All models see the same replicates, so that
     differences between them are paired. Undefined values are NaN.
 
     Args:
-        rankings: one for each model, of the same N stays.
+        rankings: one for each model, of the same N stays with the same labels.
         patients: (N,) number of each stay's patient, 0..P-1.
         num_replicates: R.
         seed: of the generator.
+        names: metrics, as in METRICS.
     """
-    num_patients = int(patients.max()) + 1
     chunk_rows = max(1, CHUNK_WEIGHTS // max(patients.size, 1))
-    values = np.full((len(rankings), len(METRICS), num_replicates), np.nan)
+    values = np.full((len(rankings), len(names), num_replicates), np.nan)
+    has_event = find_patients_with_event(rankings[0].labels, patients[rankings[0].order])
+    orders = [patients[ranking.order] for ranking in rankings]
     first = 0
-    for counts in draw_patient_counts(num_patients, num_replicates, seed, chunk_rows):
+    for counts in draw_patient_counts(has_event, num_replicates, seed, chunk_rows):
         last = first + counts.shape[0]
-        for model, ranking in enumerate(rankings):
-            tally = ranking.tally(counts[:, patients[ranking.order]])
-            for index, metric in enumerate(METRICS.values()):
-                values[model, index, first:last] = metric.compute(tally)
+        for model, (ranking, order) in enumerate(zip(rankings, orders, strict=True)):
+            tally = ranking.tally(np.take(counts, order, axis=1))
+            for index, name in enumerate(names):
+                values[model, index, first:last] = METRICS[name].compute(tally)
         first = last
     return values
 
 
-def compute_interval(values: Floats, level: float) -> tuple[float, float] | None:
-    """Return the percentile interval of the defined replicates (R,), or None if too many are undefined."""
+def compute_interval(values: Floats, level: float, reflected_at: float | None = None) -> tuple[float, float] | None:
+    """Return the percentile interval of the defined replicates (R,), or None if too many are undefined.
+
+    With `reflected_at`, the estimate of something that is never negative and above its true value in small samples:
+    the basic interval (Davison and Hinkley, Bootstrap Methods, 1997, section 5.2), which takes off the bias that the
+    replicates show, from 0 on and never without the estimate.
+    """
     defined = values[np.isfinite(values)]
     if defined.size < (1 - MAX_UNDEFINED) * values.size:
         return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, high = (float(value) for value in np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]))
+    if reflected_at is not None:
+        low, high = max(0.0, 2 * reflected_at - high), max(reflected_at, 2 * reflected_at - low)
+    return low, high

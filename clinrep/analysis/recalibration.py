@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinrep.analysis.metrics import Floats
+Floats = NDArray[np.float64]
 
 NUM_NEWTON_STEPS = 25
 # A probability is moved this far from 0 and 1, so that its logit is finite: f32 holds none nearer to 1.

@@ -12,7 +12,9 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.recalibrated import build_recalibration_section
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.subgroup_tables import build_subgroup_section
 from clinrep.analysis.suppression import protect_table
 from clinrep.analysis.transfer_table import build_transfer_section
 from clinrep.config import lookup
@@ -25,6 +27,8 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
+    "subgroups": build_subgroup_section,
+    "recalibration": build_recalibration_section,
     "transfer_table": build_transfer_section,
     "curves": build_curve_section,
     "embeddings": build_embedding_section,

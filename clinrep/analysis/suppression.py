@@ -18,15 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import linprog
 
 if TYPE_CHECKING:
     from clinrep.analysis.tables import PrintedTable
 
+MIN_CELL_COUNT = 11
+"""What `min_cell_count` is unless set."""
 HIDDEN = "*"
 """What a hidden cell shows."""
 PEOPLE_COLUMNS = ("num_subjects", "num_events", "num_stays", "num_patients", "num_excluded", "num_labelled")
@@ -60,10 +64,15 @@ class Cells:
     def __init__(self) -> None:
         self._index: dict[Hashable, int] = {}
         self._values: list[int] = []
+        self._hides_zero: list[bool] = []
         self._people: list[int] = []
         self._is_shown: list[bool] = []
         self._costs: list[float] = []
         self._sums: list[tuple[int, list[int]]] = []
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether there is such a cell."""
+        return key in self._index
 
     def add(
         self,
@@ -73,17 +82,19 @@ class Cells:
         num_people: int | None = None,
         is_shown: bool = True,
         is_fixed: bool = False,
+        hides_zero: bool = False,
     ) -> None:
         """Add a cell, once; `num_people` are those behind it (of stays: patients), `value` unless given.
 
         A cell that is not shown can be worked out where all but it are; a fixed one is hidden only if nothing
-        else helps.
+        else helps. `hides_zero`: 0 is small too, where other words tell 0 or 1 from more.
         """
         if key in self._index:
             return
         self._index[key] = len(self._values)
         self._values.append(int(value))
         self._people.append(int(value if num_people is None else num_people))
+        self._hides_zero.append(hides_zero)
         self._is_shown.append(is_shown)
         self._costs.append(FIXED_COST if is_fixed else 1.0 + value)
 
@@ -102,45 +113,42 @@ class Cells:
         """Return the keys of the cells not to show, so that no cell of 1 to least - 1 people can be worked out.
 
         Shown zeros are no small cells (the rule of the US Centers for Medicare and Medicaid Services, which also has
-        the 11). For each small cell the others are chosen that let it be `least` or more with all shown sums
-        right, hiding as few people as a linear program finds (Kelly, Golden and Assad, Networks 22 (1992)
-        397-417): so what is shown never says that a hidden cell is small.
+        the 11). For each small cell others are hidden until, with all shown sums right, it could be `least` or more,
+        and, for a reader who knows which cells are small, another small number: as few people as a linear program
+        finds (Kelly, Golden and Assad, Networks 22 (1992) 397-417).
         """
         values, people = np.array(self._values, float), np.array(self._people)
-        is_small = (people > 0) & (people < least)
+        is_small = ((people > 0) | np.array(self._hides_zero, bool)) & (people < least)
         is_hidden = ~np.array(self._is_shown, bool) | is_small
-        if is_small.any() and self._sums:
-            matrix = np.zeros((len(self._sums), values.size))
-            for row, (whole, parts) in enumerate(self._sums):
-                matrix[row, parts] = 1
-                matrix[row, whole] = -1
-            for cell in np.flatnonzero(is_small)[np.argsort(values[is_small], kind="stable")]:
-                is_hidden |= self._find_moved(matrix, values, is_hidden, int(cell), max(1.0, least - values[cell]))
+        matrix = np.zeros((len(self._sums), values.size))
+        for row, (whole, parts) in enumerate(self._sums):
+            matrix[row, parts] = 1
+            matrix[row, whole] = -1
+        highest = np.where(is_small, np.maximum(values, least - 1), np.inf)
+        for cell in np.flatnonzero(is_small & (np.abs(matrix).sum(axis=0) > 0)):
+            rise = max(1.0, least - values[cell])
+            is_hidden |= self._find_moved(matrix, is_hidden, int(cell), rise, np.full(values.size, np.inf))
+            is_hidden |= self._find_moved(matrix, is_hidden, int(cell), -1.0 if values[cell] > 1 else 1.0, highest)
         return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
 
     def _find_moved(
-        self,
-        matrix: np.ndarray,
-        values: np.ndarray,
-        is_hidden: np.ndarray,
-        cell: int,
-        rise: float,
-    ) -> np.ndarray:
-        """Return which cells change when `cell` rises, sums staying right and the cost of shown ones least."""
+        self, matrix: NDArray[Any], is_hidden: NDArray[Any], cell: int, move: float, highest: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return which cells change when `cell` moves, sums staying right and the cost of shown ones least."""
+        values, is_shown = np.array(self._values, float), np.array(self._is_shown)
         costs = np.where(is_hidden, 0.0, np.array(self._costs))
-        for lower in (1.0, 0.0):  # whoever reads knows that hidden cells are not 0, if that can be kept
-            room = np.where(np.array(self._is_shown), np.maximum(values - lower, 0), values)
-            ups = [(0.0, None if lower == 0 or value or not shown else 0.0)
-                   for value, shown in zip(values, self._is_shown, strict=True)]  # fmt: skip
-            downs = [(0.0, most) for most in room]
-            ups[cell], downs[cell] = (rise, rise), (0.0, 0.0)
-            found = linprog(
-                np.r_[costs, costs], A_eq=np.hstack([matrix, -matrix]), b_eq=np.zeros(len(matrix)), bounds=ups + downs
-            )
+        for lowest in (1.0, 0.0):  # whoever reads knows that hidden cells are not 0, if that can be kept
+            downs = np.where(is_shown, np.maximum(values - lowest, 0), values)
+            ups = np.where((values == 0) & ~is_hidden & (lowest > 0), 0.0, highest - values)
+            ups[cell], downs[cell] = max(move, 0.0), max(-move, 0.0)
+            least_ups, least_downs = np.zeros(values.size), np.zeros(values.size)
+            least_ups[cell], least_downs[cell] = ups[cell], downs[cell]
+            bounds = np.column_stack([np.r_[least_ups, least_downs], np.r_[ups, downs]])
+            balance = sparse.csr_array(np.hstack([matrix, -matrix]))
+            found = linprog(np.r_[costs, costs], A_eq=balance, b_eq=np.zeros(len(matrix)), bounds=bounds)
             if found.status == 0:
-                moved: np.ndarray = np.abs(found.x[: values.size] - found.x[values.size :]) > 1e-6
-                return moved
-        return np.ones(values.size, bool)  # no sum can hold: show nothing
+                return np.abs(found.x[: values.size] - found.x[values.size :]) > 1e-6
+        return (np.abs(matrix).T @ (matrix[:, cell] != 0)) > 0  # no sum can hold: show none of its sums
 
 
 def suppress(frame: pl.DataFrame, counts: Counts, least: int) -> pl.DataFrame:
@@ -186,6 +194,11 @@ def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) ->
 def format_count(count: int, least: int) -> str:
     """Return `1,234`, or `fewer than 11` for 1 to 10 where `least` is 11."""
     return f"fewer than {least}" if 0 < count < least else f"{count:,}"
+
+
+def format_small(count: int, least: int) -> str:
+    """Return as `format_count` does, and of 0 too `fewer than 11`: where other words tell 0 or 1 from more."""
+    return f"fewer than {least}" if count < least else f"{count:,}"
 
 
 def protect_table(table: PrintedTable, least: int) -> PrintedTable:

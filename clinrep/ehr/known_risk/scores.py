@@ -12,9 +12,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, bootstrap_metrics, compute_interval, draw_patient_counts
+from clinrep.analysis.bootstrap import (
+    CHUNK_WEIGHTS,
+    bootstrap_metrics,
+    compute_interval,
+    draw_patient_counts,
+    find_patients_with_event,
+)
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.metrics import METRICS, Floats, compute_auroc, rank
+from clinrep.analysis.metrics import Floats, compute_auroc, rank
 from clinrep.analysis.recalibration import average, compute_logits, recalibrate, regress_risk
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -76,8 +82,7 @@ def score(question: Question, num_replicates: int, level: float, seed: int) -> p
     estimates = {name: values[:, 0] for name, values in _measure(question, everyone, {}).items()}
     rankings = [rank(question.labels, probabilities) for probabilities in question.models.values()]
     aurocs = [float(compute_auroc(ranking.tally(everyone))[0]) for ranking in rankings]
-    position = list(METRICS).index("auroc")
-    replicates = bootstrap_metrics(rankings, question.patients, num_replicates, seed)[:, position]
+    replicates = bootstrap_metrics(rankings, question.patients, num_replicates, seed, ["auroc"])[:, 0]
     oracle = list(question.models).index(ORACLE)
     resampled = _resample(question, num_replicates, seed, estimates)
     rows = []
@@ -124,9 +129,9 @@ def _resample(
     """Return (metrics, R) by model, on the replicates that `bootstrap_metrics` draws with the same seed."""
     starts = {model: values[:2] for model, values in estimates.items() if np.isfinite(values[:2]).all()}
     chunk_rows = max(1, CHUNK_WEIGHTS // max(question.labels.size, 1))
-    num_patients = int(question.patients.max()) + 1
+    has_event = find_patients_with_event(question.labels, question.patients)
     pieces: dict[str, list[Floats]] = {model: [] for model in question.models}
-    for counts in draw_patient_counts(num_patients, num_replicates, seed, chunk_rows):
+    for counts in draw_patient_counts(has_event, num_replicates, seed, chunk_rows):
         for model, values in _measure(question, counts[:, question.patients], starts).items():
             pieces[model].append(values)
     return {model: np.concatenate(values, axis=1) for model, values in pieces.items()}
