@@ -7,11 +7,12 @@ Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.
         asked for: risk_over_time.parquet
 Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
 
-Probes are fitted on the train split of `train_site` and judged, like the classifiers, on the test
-split of every site. The last line printed is the path of the report.
+Probes and baselines (which read the timelines alone) are fitted on the train split of `train_site` and
+judged, like the classifiers, on the test split of every site. The last line printed is the path of the report.
 """
 
 from clinrep.analysis.anomalies import score_anomalies
+from clinrep.analysis.baselines import predict_baselines, read_inputs
 from clinrep.analysis.differences import check_reference
 from clinrep.analysis.inputs import choose_outcomes, read_sites
 from clinrep.analysis.probes import fit_probes, predict_test
@@ -28,14 +29,16 @@ from clinrep.run import open_run, run_stage
 
 def main(argv: list[str]) -> None:
     """Analyze what the earlier stages made of one site or several."""
-    _, config = load_stage("04_analyze", __doc__, argv)
+    modality, config = load_stage("04_analyze", __doc__, argv)
     choose_sections(config)
     choose_subgroups(config)
     with open_run("04_analyze", config) as run:
         sites = read_sites(config)
         outcomes = choose_outcomes(sites, config)
+        inputs = read_inputs(modality.read_stay_inputs, config)
         probes = fit_probes(sites, outcomes, config)
-        predicted = predict_test(sites, outcomes, probes)
+        baselines = predict_baselines(sites, outcomes, inputs, config)
+        predicted = predict_test(sites, outcomes, probes, baselines)
         check_reference(predicted, config)
         anomalies = score_anomalies(sites, config)
 
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> None:
         if config.risk_over_time:
             write_risk_over_time(run, sites, probes, config)
 
-        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores)
+        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores, inputs)
         sections = build_sections(study)
         write_tables(sections, run.directory / "tables")
         report_path = write_report(run, study, sections)

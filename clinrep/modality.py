@@ -40,6 +40,8 @@ class Modality:
     load_encoder: Callable[..., Any]
     load_frozen_language_model: Callable[..., Any]
     read_questions: Callable[..., Any]
+    # stage 04
+    read_stay_inputs: Callable[..., Any]
 
 
 def lazy(target: str) -> Callable[..., Any]:

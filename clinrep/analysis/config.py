@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from clinrep.analysis.model_config import (
+    AnomalyConfig,
+    BaselineConfig,
+    LightGbmConfig,
+    LogisticRegressionCvConfig,
+    MapsConfig,
+    NearestNeighborsConfig,
+)
 from clinrep.config import StageConfig, require
 
 
@@ -48,6 +56,22 @@ class AnalyzeConfig(StageConfig):
     """Probes to fit on each representation."""
     logistic_regression: LogisticRegressionConfig = field(default_factory=LogisticRegressionConfig)
     """Settings of the probe of this name."""
+    logistic_regression_cv: LogisticRegressionCvConfig = field(default_factory=LogisticRegressionCvConfig)
+    """Settings of the probe of this name."""
+    light_gbm: LightGbmConfig = field(default_factory=LightGbmConfig)
+    """Settings of the probe of this name."""
+    k_nearest_neighbors: NearestNeighborsConfig = field(default_factory=NearestNeighborsConfig)
+    """Settings of the probe of this name."""
+    baselines: list[str] = field(default_factory=lambda: ["event_counts", "last_values"])
+    """What to predict from without a neural network, for comparison: names as the modality has them; [] is nothing."""
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    """Settings of the models on these."""
+    anomaly_methods: list[str] = field(default_factory=lambda: ["isolation_forest"])
+    """Anomaly scores to give each stay; the first says who is an inlier and who an outlier."""
+    anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
+    """Settings of the anomaly scores."""
+    maps: MapsConfig = field(default_factory=MapsConfig)
+    """Settings of the maps of the test stays."""
     sections: list[str] | None = None
     """Sections of the report to make, names as in clinrep/analysis/sections.py; null is all."""
     risk_over_time: bool = False
@@ -110,10 +134,12 @@ class AnalyzeConfig(StageConfig):
         is_fine = self.max_decision_threshold is None or 0 < self.max_decision_threshold < 1
         rule = "be above 0 and below 1"
         require(is_fine, "max_decision_threshold", self.max_decision_threshold, rule, "use 0.5, or leave it out")
-        for name in ("outcomes", "layers", "poolings", "probes", "sections"):
+        for name in ("outcomes", "layers", "poolings", "probes", "anomaly_methods", "sections"):
             values = getattr(self, name)
             is_fine = values is None or (0 < len(values) == len(set(values)))
             require(is_fine, name, values, "name one thing or more, each once", "leave it out for the default")
+        is_fine = len(self.baselines) == len(set(self.baselines))
+        require(is_fine, "baselines", self.baselines, "name each once", "use [] for none")
 
     def _check_sites(self) -> None:
         sites = list(self.timelines_dir)

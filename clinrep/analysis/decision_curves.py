@@ -218,7 +218,7 @@ def _draw_site(
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(curves)))
     for index, curve in enumerate(curves):
         panel = figure.add_subplot(grid[index])
-        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config)
+        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config, study.people)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
         if curve.group.outcome not in reasons:
             _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))

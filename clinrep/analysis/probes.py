@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Representation, Site, describe_representation
+from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Labelled, Representation, Site, describe_representation
 from clinrep.analysis.predictions import ZERO_SHOT
+from clinrep.analysis.probe_models import PROBES, CannotFitError
 from clinrep.config import lookup
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -59,33 +57,19 @@ class FittedProbe:
     name: str
     """Name in `PROBES`."""
     probe: Any
-    """Fitted scikit-learn classifier; None where it could not be fitted."""
+    """Fitted entry of `PROBES`, with predict_proba; None where it could not be fitted."""
     reason: str
     """Why it could not."""
 
 
-def build_logistic_regression(config: AnalyzeConfig, seed: int) -> Pipeline:
-    """Return the probe of the manuscript (sections 4.3, Table 3): standardized, L2, Newton steps."""
-    settings = config.logistic_regression
-    return make_pipeline(
-        StandardScaler(),
-        LogisticRegression(
-            C=settings.c, max_iter=settings.max_iterations, solver="newton-cholesky", tol=1e-6, random_state=seed
-        ),
-    )
-
-
-# name -> a function of settings and seed that returns an unfitted scikit-learn classifier
-PROBES: dict[str, Callable[[AnalyzeConfig, int], Any]] = {
-    "logistic_regression": build_logistic_regression,
-}
-
-
-def predict_test(sites: list[Site], outcomes: list[str], probes: list[FittedProbe]) -> list[Predicted]:
-    """Return the classifiers' and the probes' predictions, by site, then outcome, classifiers first."""
+def predict_test(
+    sites: list[Site], outcomes: list[str], probes: list[FittedProbe], others: Sequence[Predicted] = ()
+) -> list[Predicted]:
+    """Return all predictions by site, then outcome: the classifiers', the probes', and `others` (the baselines')."""
     order = [(site.name, outcome) for site in sites for outcome in outcomes]
     predicted = _collect_predictions(sites, outcomes)
     predicted += [_apply(probe, site) for probe in probes for site in sites]
+    predicted += others
     return sorted(predicted, key=lambda item: order.index((item.site, item.outcome)))
 
 
@@ -126,7 +110,9 @@ def fit_probes(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) ->
     probes = []
     for outcome, key, name in show_progress(tasks, config, "probes"):
         seed = derive_seed(config.seed, f"probe/{name}/{outcome}/{key}")
-        probe, reason = _fit(builders[name](config, seed), fitted_site, outcome, key)
+        stays = fitted_site.select_labelled(outcome, FIT_SPLIT)
+        vectors = representations[key].select(stays.subject_ids)
+        probe, reason = fit_probe(builders[name](config, seed), vectors, stays, f"{name} on {key} for {outcome}")
         if reason:
             logger.warning(
                 "%s on %s for %s: %s", name, describe_representation(fitted_site.source, key), outcome, reason
@@ -135,19 +121,20 @@ def fit_probes(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) ->
     return probes
 
 
-def _fit(probe: Any, site: Site, outcome: str, key: Representation) -> tuple[Any, str]:
-    """Return the fitted probe, or None and the reason where train has only one class."""
-    stays = site.select_labelled(outcome, FIT_SPLIT)
+def fit_probe(probe: Any, inputs: Any, stays: Labelled, what: str) -> tuple[Any, str]:
+    """Return an entry of `PROBES` fitted on the inputs (N, D) of N stays, or None and the reason where it cannot be."""
     num_events = int(stays.labels.sum())
     if num_events in (0, stays.labels.size):
         lacking = "with the event" if num_events == 0 else "without the event"
         return None, f"not fitted: no stay {lacking} in train"
-    vectors = site.representations[FIT_SPLIT][key].select(stays.subject_ids)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        probe.fit(vectors, stays.labels)
+        try:
+            probe.fit(inputs, stays.labels, stays.patients)
+        except CannotFitError as error:
+            return None, f"not fitted: {error}"
     for warning in caught:
-        logger.warning("%s on layer %d %s for %s: %s", type(probe[-1]).__name__, *key, outcome, warning.message)
+        logger.warning("%s: %s", what, warning.message)
     return probe, ""
 
 

@@ -6,33 +6,39 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from clinrep.analysis.alarms import build_alarm_section
+from clinrep.analysis.anomaly_cohort_tables import build_anomaly_cohort_section
 from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion_section, build_outcome_section
 from clinrep.analysis.comparisons import build_comparison_section
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.recalibrated import build_recalibration_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.subgroup_tables import build_subgroup_section
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.transfer_table import build_transfer_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
 # anchor on the page -> what makes it
 SECTIONS: dict[str, Callable[[Study], Section]] = {
     "cohort": build_cohort_section,
+    "cohort_by_anomaly": build_anomaly_cohort_section,
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
     "subgroups": build_subgroup_section,
     "recalibration": build_recalibration_section,
     "comparisons": build_comparison_section,
+    "transfer_table": build_transfer_section,
     "curves": build_curve_section,
     "alarms": build_alarm_section,
     "decision_curves": build_decision_section,
     "embeddings": build_embedding_section,
+    "maps": build_map_section,
 }
 
 

@@ -13,6 +13,7 @@ from clinrep.analysis.drawing import DrawnFigure
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.people import People, count_people
 from clinrep.analysis.probes import FittedProbe, Predicted
+from clinrep.analysis.stay_inputs import StayInputs
 from clinrep.analysis.tables import PrintedTable
 
 
@@ -31,6 +32,8 @@ class Study:
     """What `score_anomalies` returns."""
     scores: pl.DataFrame
     """What `score_predictions` returns."""
+    inputs: dict[str, StayInputs] = field(default_factory=dict)
+    """What the modality reads of each site's timelines; {} where no setting needs it."""
 
     @cached_property
     def people(self) -> People:

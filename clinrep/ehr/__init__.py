@@ -25,4 +25,5 @@ MODALITY = Modality(
     load_encoder=lazy("clinrep.ehr.models:load_encoder"),
     load_frozen_language_model=lazy("clinrep.ehr.models:load_frozen_language_model"),
     read_questions=lazy("clinrep.ehr.zero_shot:read_questions"),
+    read_stay_inputs=lazy("clinrep.ehr.baselines:read_stay_inputs"),
 )

@@ -35,6 +35,15 @@ def check_model_fits(model_dir: Path, timelines_dir: Path) -> None:
     _warn_of_shared_patients(model_dir.parent, timelines_dir)
 
 
+def find_tokenizer_difference(one: Path, other: Path) -> str | None:
+    """Return the table in which two finished stage-00 directories have different tokenizers, or None."""
+    for name, columns in _COLUMNS.items():
+        ours, theirs = (artifacts.read_table(name, directory).select(columns) for directory in (one, other))
+        if not ours.equals(theirs):
+            return name
+    return None
+
+
 def _warn_of_shared_patients(run_dir: Path, timelines_dir: Path) -> None:
     """Warn when test patients of these timelines were train or val patients of the model's own.
 

@@ -53,6 +53,7 @@ class FakeSite:
             }
         )
         self.risk = rng.normal(size=self.num_stays)
+        self.ids = self.stays["subject_id"]  # whose risks they are, whatever a test does to the stays
         self.rng = rng
         self.outcomes = self._label()
 
@@ -109,7 +110,39 @@ class FakeSite:
         schema = {"table": pl.String, "step": pl.String, "rows_in": pl.UInt64, "rows_out": pl.UInt64}
         frame = pl.DataFrame(ledger, schema=schema | {"reason": pl.String}, orient="row")
         artifacts.write_table("ledger", frame, self.timelines)
+        self._write_tokens()
         artifacts.write_done(self.timelines, "00_tokenize", {}, {})
+
+    def _write_tokens(self) -> None:
+        """Write what a stay's sequence is made of: LAB_11 and LAB_12 with bins that carry the risk, six hours apart."""
+        vocabulary = self._embed_tokens().select(
+            "token_id",
+            token=pl.when(pl.col("token") == "LAB_10").then(pl.lit("PAD")).otherwise("token"),
+            kind="kind",
+            train_count=pl.lit(1, pl.UInt64),
+        )
+        artifacts.write_table("vocabulary", vocabulary, self.timelines)
+        edges = {"category": ["LAB_11", "LAB_12"], "edges": [[float(edge) for edge in range(9)]] * 2}
+        quantiles = pl.DataFrame(edges).with_columns(unit=pl.lit(None, pl.String), train_count=pl.lit(9, pl.UInt64))
+        artifacts.write_table("quantiles", quantiles.select("category", "unit", "train_count", "edges"), self.timelines)
+        rng = np.random.default_rng([self.seed, 5])
+        rows = []
+        for risk in self.risk:
+            level = 4.5 + 2 * risk
+            values = np.clip(np.rint(rng.normal(level, 1, size=int(rng.integers(1, 9)))), 0, 9).astype(int)
+            tokens = [11] + [token for value in values for token in (int(rng.choice([11, 12])), int(value))] + [13]
+            hours = [0.0] + [6.0 * index + 1 for index in range(len(values)) for _ in range(2)] + [60.0]
+            rows.append((tokens, [EPOCH + timedelta(hours=hour) for hour in hours]))
+        schema = {"token_ids": pl.List(pl.UInt32), "times": pl.List(pl.Datetime("us"))}
+        timelines = pl.DataFrame(rows, schema=schema, orient="row").with_columns(self.ids)
+        timelines = timelines.join(self.stays.select("subject_id", "split"), on="subject_id")
+        for split in artifacts.SPLITS:
+            part = self._mix(timelines.filter(split=split)).drop("split")
+            artifacts.write_table(
+                "timelines", part.select("subject_id", "token_ids", "times"), self.timelines, split, 0
+            )
+        settings = "static_tokens: [start]\ntoken_style: separate\nwindow: {is_end_closed: false}\n"
+        artifacts.write_text(self.timelines / "config.yaml", settings)
 
     def write_representations(self, vectors_of: pl.DataFrame | None = None) -> None:
         """Write vectors that carry the risk and noise; `vectors_of` names the stays (all when None)."""
@@ -180,6 +213,7 @@ class FakeSite:
 def run_main(output: Path, *flags: str, is_drawn: bool = False) -> Path:
     """Run the stage in this process, quickly: one probe, few replicates, tables alone unless figures are asked for."""
     quick = ["--num_bootstraps=50", "--subgroups=[]", "--layers=[2]", "--poolings=[mean]", f"--output_dir={output}"]
+    quick.append("--baselines=[]")
     drawn = ",curves,embeddings" if is_drawn else ""
     quick.append(f"--sections=[cohort,exclusions,outcomes,performance{drawn}]")
     resolve("04_analyze:main")([*quick, *flags])

@@ -95,7 +95,7 @@ def test_sites_of_different_models_are_refused(site, tmp_path):
         (["--outcomes=[in_hospital_deth]"], "Did you mean 'in_hospital_death'"),
         (["--layers=[7]"], "unknown layer .* known: 0, 2"),
         (["--poolings=[max]"], "unknown pooling .* known: last_token, mean"),
-        (["--probes=[forest]"], "unknown probe 'forest'; known: logistic_regression"),
+        (["--probes=[forest]"], "unknown probe 'forest'; known: k_nearest_neighbors, light_gbm, logistic_regression"),
         (["--train_site=nowhere"], "train_site is 'nowhere'"),
         (["--representations_dir.away=/tmp"], "site of representations_dir is 'away'"),
         (["--timelines_dir.away=/tmp"], "have representations"),

@@ -1,4 +1,4 @@
-"""What the known-risk report joins to each site's stays, by id: the truth, zero-shot answers, token counts."""
+"""What the known-risk report joins to each site's stays, by id: the truth, zero-shot answers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import polars as pl
 import yaml
 
 from clinrep import artifacts
-from clinrep.analysis.inputs import TEST_SPLIT, Labelled, Site
+from clinrep.analysis.inputs import TEST_SPLIT, Labelled
 from clinrep.analysis.metrics import Floats
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
-from clinrep.ehr.sequences import load_sequences
 
 TRUTH_FILE = "truth.parquet"
 TRUTHS = ("probability_given_state", "probability_given_tables")
-UNCUT_TOKENS = 1_000_000  # longer than any sequence: the counts see all of the window
 
 
 @dataclass(frozen=True)
@@ -107,25 +105,3 @@ def read_zero_shot(directory: Path, outcome: str, stays: Labelled) -> ZeroShot |
 
 def _join(stays: Labelled, rows: pl.DataFrame) -> pl.DataFrame:
     return stays.subject_ids.to_frame().join(rows, on="subject_id", how="left", maintain_order="left")
-
-
-class TokenCounts:
-    """How often each token occurs in what a prediction may see of each stay."""
-
-    def __init__(self, timelines: Path) -> None:
-        """Count the tokens of every stay of a stage-00 directory."""
-        sequences = load_sequences(str(timelines), UNCUT_TOKENS)
-        self._rows = sequences.subjects.select("subject_id").with_row_index("row")
-        num_tokens = artifacts.read_table("vocabulary", timelines).height
-        cells = np.repeat(np.arange(len(sequences)), sequences.lengths) * num_tokens + sequences.tokens
-        found, counts = np.unique(cells, return_counts=True)
-        self._values = np.zeros((len(sequences), num_tokens), dtype=np.float32)
-        self._values.ravel()[found] = np.log1p(counts)
-
-    def select(self, site: Site, outcome: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return log(1 + count), f32 (N, V), and labels, bool (N,), of the labelled stays of a split."""
-        stays = site.select_labelled(outcome, split)
-        joined = _join(stays, self._rows)
-        if joined["row"].null_count():
-            raise InputError(f"{joined['row'].null_count()} labelled stays have no sequence; run 00_tokenize.py again")
-        return self._values[joined["row"].to_numpy()], stays.labels

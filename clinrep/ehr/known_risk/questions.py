@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from clinrep.analysis.baselines import fit_baseline
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.predictions import CLASSIFIER, ZERO_SHOT
-from clinrep.analysis.probes import PROBES, fit_probes, predict_test
-from clinrep.analysis.recalibration import compute_logits
+from clinrep.analysis.probe_models import PROBES
+from clinrep.analysis.probes import fit_probes, predict_test
+from clinrep.analysis.stay_inputs import StayInputs
 from clinrep.distributed import derive_seed
+from clinrep.ehr.baselines import read_stay_inputs
 from clinrep.ehr.known_risk.config import KnownRiskConfig
-from clinrep.ehr.known_risk.inputs import TokenCounts, join_truth, read_zero_shot
+from clinrep.ehr.known_risk.inputs import join_truth, read_zero_shot
 from clinrep.ehr.known_risk.scores import ORACLE, Question
 
 LATENT, COUNTS, FINE_TUNED = "latent truth", "token counts", "fine-tuned"
+EVENT_COUNTS = "event_counts"  # the baseline that gives them
 ALL_STAYS, ZERO_SHOT_STAYS = "test", "zero-shot"
 
 logger = logging.getLogger("clinrep")
@@ -28,7 +30,7 @@ logger = logging.getLogger("clinrep")
 
 def collect_questions(site: Site, truth: pl.DataFrame, outcomes: list[str], config: KnownRiskConfig) -> list[Question]:
     """Return for each outcome the question over all its labelled test stays, then that over the zero-shot ones."""
-    counts = TokenCounts(Path(config.timelines_dir[site.name]))
+    inputs = read_stay_inputs(config.timelines_dir, [EVENT_COUNTS])[site.name]
     questions = []
     for outcome in outcomes:
         stays = site.select_labelled(outcome, TEST_SPLIT)
@@ -36,7 +38,7 @@ def collect_questions(site: Site, truth: pl.DataFrame, outcomes: list[str], conf
         models = {LATENT: truths["probability_given_state"], ORACLE: truths["probability_given_tables"]}
         models |= _collect_models(site, outcome, config)
         models |= _probe_together(site, outcome, config)
-        models[COUNTS] = predict_from_counts(counts, site, outcome, config)
+        models |= predict_from_counts(inputs, site, outcome, config)
         question = Question(outcome, ALL_STAYS, stays.labels, stays.patients, models)
         questions.append(question)
         if config.zero_shot_dir is not None:
@@ -71,37 +73,19 @@ def _probe_together(site: Site, outcome: str, config: KnownRiskConfig) -> dict[s
         ids, vectors = site.select_labelled(outcome, split).subject_ids, site.representations[split]
         inputs[split] = np.concatenate([vectors[key].select(ids) for key in sorted(vectors)], axis=1)
     model = PROBES["logistic_regression"](config, derive_seed(config.seed, f"probe/together/{outcome}"))
-    model.fit(inputs[FIT_SPLIT], site.select_labelled(outcome, FIT_SPLIT).labels)
+    stays = site.select_labelled(outcome, FIT_SPLIT)
+    model.fit(inputs[FIT_SPLIT], stays.labels, stays.patients)
     return {f"probe, {site.source} all of these": model.predict_proba(inputs[TEST_SPLIT])[:, 1]}
 
 
-def predict_from_counts(counts: TokenCounts, site: Site, outcome: str, config: KnownRiskConfig) -> Floats:
-    """Return (N,) probabilities of a logistic regression on log(1 + how often each token occurs), fitted on train.
-
-    Of the penalties in `count_c` the one with the least log loss on val is taken.
-    """
-    inputs, labels = counts.select(site, outcome, FIT_SPLIT)
-    val_inputs, val_labels = counts.select(site, outcome, "val")
-    is_used = inputs.any(axis=0)
+def predict_from_counts(inputs: StayInputs, site: Site, outcome: str, config: KnownRiskConfig) -> dict[str, Floats]:
+    """Return (N,) probabilities of stage 04's logistic regression on how often each token occurs."""
     seed = derive_seed(config.seed, f"counts/{outcome}")
-    best: tuple[float, float, object] | None = None
-    for c in config.count_c:
-        settings = dataclasses.replace(config.logistic_regression, c=c)
-        model = PROBES["logistic_regression"](dataclasses.replace(config, logistic_regression=settings), seed)
-        model.fit(inputs[:, is_used], labels)
-        loss = _compute_log_loss(val_labels, model.predict_proba(val_inputs[:, is_used])[:, 1])
-        if best is None or loss < best[0]:
-            best = loss, c, model
-    assert best is not None
-    logger.info("%s: token counts with C = %g, log loss %.4f on val", outcome, best[1], best[0])
-    test_inputs, _ = counts.select(site, outcome, TEST_SPLIT)
-    probabilities: Floats = best[2].predict_proba(test_inputs[:, is_used])[:, 1]  # type: ignore[attr-defined]
-    return probabilities
-
-
-def _compute_log_loss(labels: NDArray[np.bool_], probabilities: Floats) -> float:
-    logits = compute_logits(probabilities)
-    return float(np.logaddexp(0, np.where(labels, -logits, logits)).mean())
+    probe, _ = fit_baseline(site, inputs, outcome, EVENT_COUNTS, "logistic_regression", config, seed)
+    if probe is None:
+        return {}
+    rows = inputs.find_rows(site.select_labelled(outcome, TEST_SPLIT).subject_ids)
+    return {COUNTS: probe.predict_proba(inputs.features[EVENT_COUNTS].values[rows])[:, 1]}
 
 
 def ask_of_some(question: Question, rows: np.ndarray, probabilities: Floats, num_samples: int, seed: int) -> Question:
