@@ -68,7 +68,7 @@ class EmbeddingConfig:
     representations_dir: dict[str, str] = field(default_factory=dict)
     """NAME: directory of 03_extract_reps.py of another model, whose embeddings are drawn too."""
     categories: list[str] | None = None
-    """Categories whose bins are joined where tokens are fused (LAB_sodium for LAB_sodium_Q3); null: some with most bins."""
+    """Categories whose bins are joined where tokens are fused (LAB_sodium for LAB_sodium_Q3); null: those with most."""
     num_categories: int = 6
     """Categories joined where none are named."""
 

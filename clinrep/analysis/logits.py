@@ -66,7 +66,7 @@ def explain_no_fit(labels: NDArray[np.bool_], regressors: dict[str, Floats]) -> 
 
 
 def estimate_logit(labels: NDArray[np.bool_], regressors: dict[str, Floats]) -> Floats:
-    """Return (K,) the maximum-likelihood coefficients, the intercept first, of regressors that `explain_no_fit` lets pass.
+    """Return (K,) the maximum-likelihood coefficients, the intercept first, where `explain_no_fit` finds nothing.
 
     Newton's steps on standardized regressors, whatever their units, turned back into these: a path length in the
     thousands beside a score below 1 would make the Hessian nearly singular.

@@ -10,6 +10,7 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "performance": build_performance_section,
     "curves": build_curve_section,
     "embeddings": build_embedding_section,
+    "trajectories": build_trajectory_section,
 }
 
 
