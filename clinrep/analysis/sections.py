@@ -9,6 +9,7 @@ from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.risk_figure import build_risk_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.config import lookup
@@ -22,6 +23,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "performance": build_performance_section,
     "curves": build_curve_section,
     "embeddings": build_embedding_section,
+    "risk_over_time": build_risk_section,
     "trajectories": build_trajectory_section,
 }
 

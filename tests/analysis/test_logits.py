@@ -64,7 +64,7 @@ def test_estimate_equals_scikit_learn_without_a_penalty():
 
 
 def test_intervals_by_patient_cover_the_truth():
-    """Stays of one patient share a risk: 95 % of 100 intervals cover a coefficient of 0, give or take three standard errors."""
+    """Stays of one patient share a risk: some 95 of 100 intervals cover a coefficient of 0."""
     rng = np.random.default_rng(5)
     covered = {"": 0, "_clustered": 0}
     for _ in range(100):
