@@ -50,11 +50,12 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
         "hours": "the stays that have a token by then",
         "num_tokens": "the stays that have as many tokens, so that columns are of different stays",
     }
+    level = f"{100 * config.confidence_level:g} %"
     caption = (
-        f"How well what each model says by then tells test stays with the outcome from those without, among {whose[axis]}: "
-        f"the same stays for every model of a site and outcome. With {100 * config.confidence_level:g} % percentile "
-        f"intervals of {config.num_bootstraps:,} bootstrap replicates resampled by patient. URT: trained on sequences "
-        "cut at a uniformly random token."
+        f"How well what each model says by then tells test stays with the outcome from those without, among "
+        f"{whose[axis]}: the same stays for every model of a site and outcome. With {level} percentile intervals of "
+        f"{config.num_bootstraps:,} bootstrap replicates resampled by patient. URT: trained on sequences cut at a "
+        "uniformly random token."
     )
     if axis == "hours":
         caption += f" Hours count from {config.risk_figure.origin.replace('_', ' ')}."
