@@ -31,7 +31,7 @@ from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
 
-GROUPS = ((False, "without", COLORS[0], "-"), (True, "with the outcome", COLORS[1], (0, (5, 1.5))))
+GROUPS = ((False, "without the outcome", COLORS[0], "-"), (True, "with the outcome", COLORS[1], (0, (5, 1.5))))
 _HOW = {
     "fine-tuned": '02_finetune.py --risk_over_time "[test]", and once more with --random_truncation true for URT',
     "probes": "03_extract_reps.py --hidden_states true --poolings "
@@ -153,6 +153,7 @@ def draw_risk(stays: FollowedStays, min_stays: int, origin: str) -> Figure:
         row[0].set_ylim(bottom=0)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    figure.get_layout_engine().set(w_pad=0.09)
     return figure
 
 
@@ -163,8 +164,8 @@ def _draw_panel(panel: Axes, summary: pl.DataFrame, min_stays: int) -> None:
         at = group["at"].to_numpy()
         # NaN breaks a curve where too few contribute
         mean, low, high = (np.where(is_enough, group[one].to_numpy(), np.nan) for one in ("mean", "low", "high"))
-        panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0, label=f"{name}: 95 % of stays")
-        panel.plot(at, mean, color=color, linestyle=dashes, label=f"{name}: mean")
+        panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0, label=f"95 % of stays {name}")
+        panel.plot(at, mean, color=color, linestyle=dashes, label=f"mean {name}", linewidth=1.1)
     reached = summary.filter(pl.col("num_stays") >= min_stays)["at"]
     panel.set_xlim(0, max(1.0, float(reached.max() or 1)))  # type: ignore[arg-type]
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 3, 4, 5, 6, 10]))
@@ -177,7 +178,7 @@ def _write_counts(panel: Axes, summary: pl.DataFrame, min_stays: int, is_named: 
     for place, (is_event, name, color, _) in enumerate(GROUPS):
         counts = dict(summary.filter(pl.col("label") == is_event).select("at", "num_stays").iter_rows())
         height = -21 - 9 * place
-        style = {
+        style: dict[str, Any] = {
             "textcoords": "offset points",
             "annotation_clip": False,
             "fontsize": 6.5,

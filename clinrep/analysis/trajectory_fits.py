@@ -107,7 +107,7 @@ def predict_from_train(train: Measured, test: Measured, min_events: int) -> tupl
     """Return (N,) probabilities of the test stays by the fit on the train stays, or None and why there is none."""
     reason = explain_unfit(train.labels, train.regressors, min_events)
     if reason:
-        return None, f"{reason} (train)"
+        return None, f"{reason} in train"
     return predict_logit(estimate_logit(train.labels, train.regressors), test.regressors), ""
 
 

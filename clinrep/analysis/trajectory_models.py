@@ -143,7 +143,7 @@ def _check_held_out(
     of_home = measures[home.name]
     if of_home is not None and (of_home["split"] == FIT_SPLIT).any():
         train = select_measured(home, of_home, outcome, FIT_SPLIT)
-        probabilities[f"train of {home.name}"] = predict_from_train(train, test, settings.min_events)
+        probabilities[f"train split of {home.name}"] = predict_from_train(train, test, settings.min_events)
     usable = {name: values for name, (values, _) in probabilities.items() if values is not None}
     scored = score_auroc(
         test.labels, test.patients, usable, study.config, derive_seed(study.config.seed, f"{seed}/auroc")

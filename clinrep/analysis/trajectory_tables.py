@@ -100,7 +100,8 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     words, num_keys = to_words(printed, headings)
     caption = (
         "How well the same regressions rank the test stays they were not fitted on, beside those they were. Folds keep "
-        "all stays of a patient together. Percentile intervals of "
+        "all stays of a patient together; one AUROC is of all folds' stays. Anomaly scores of the train stays come "
+        "from a score fitted on them. Percentile intervals of "
         f"{study.config.num_bootstraps:,} bootstrap replicates resampled by patient, the fits held as they are."
     )
     title = "Trajectories and outcomes, held out"

@@ -107,7 +107,7 @@ def test_held_out_auroc_of_the_fit_on_train(site, measures, output):
     expected = roc_auc_score(labels, other.decision_function(scaler.transform(values)))
     rows = read(output, "trajectory_held_out").filter(outcome="icu_admission")
     assert rows["fitted_on"].to_list() == [
-        "the same stays (not held out)", "other patients of test (5 folds)", "train of demo"]  # fmt: skip
+        "the same stays (not held out)", "other patients of test (5 folds)", "train split of demo"]  # fmt: skip
     assert rows["estimate"][2] == pytest.approx(expected)
     assert (rows["low"] < rows["estimate"]).all()
     assert rows["estimate"][1] < rows["estimate"][0]
