@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -101,7 +102,7 @@ def draw_embeddings(tables: dict[str, pl.DataFrame], settings: EmbeddingConfig, 
         right.set_title(f"{prefix}{'q' if prefix else 'Q'}uantile bins")
         for panel in (left, right):
             panel.set(xlabel=axes[0], ylabel=axes[1])
-    by_kind = {}
+    by_kind: dict[str, Any] = {}
     for panel in panels[:, 0]:
         by_kind |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(by_kind.values(), by_kind.keys(), loc="outside lower center", ncols=6, frameon=False)
@@ -207,7 +208,7 @@ def _draw_categories(panel: Axes, bins: dict[str, list[tuple[int, int]]], points
         panel.scatter(path[:, 0], path[:, 1], c=filled, marker=marker, s=26, edgecolors=color, linewidths=0.6, zorder=3)
         label = f"{name or 'all'} (Q{numbered[0][0]}\N{EN DASH}Q{numbered[-1][0]})"
         panel.plot([], [], color=color, marker=marker, linewidth=1, label=label)
-    panel.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=6, loc="best")
+    panel.legend(frameon=False, fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # off the paths
 
 
 def place_labels(points: Floats) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -133,7 +134,7 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
 
 def draw_risk(stays: FollowedStays, min_stays: int, origin: str) -> Figure:
     """Draw a column of panels for each model: by tokens, and by hours."""
-    figure = Figure(figsize=(max(4.2, 0.6 + 2.3 * len(stays.models)), 5.2), layout="constrained")
+    figure = Figure(figsize=(max(4.2, 0.6 + 2.3 * len(stays.models)), 5.2), layout=ConstrainedLayoutEngine(w_pad=0.09))
     panels = figure.subplots(2, len(stays.models), sharey=True, squeeze=False)
     step = max(0.25, stays.last_hour / 200)  # of the curve, not of the data
     hours = np.arange(0, stays.last_hour + step / 2, step)
@@ -152,8 +153,7 @@ def draw_risk(stays: FollowedStays, min_stays: int, origin: str) -> Figure:
         row[0].set_ylabel("Predicted probability")
         row[0].set_ylim(bottom=0)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-    figure.get_layout_engine().set(w_pad=0.09)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4 if len(stays.models) > 2 else 2, frameon=False)
     return figure
 
 
@@ -165,7 +165,7 @@ def _draw_panel(panel: Axes, summary: pl.DataFrame, min_stays: int) -> None:
         # NaN breaks a curve where too few contribute
         mean, low, high = (np.where(is_enough, group[one].to_numpy(), np.nan) for one in ("mean", "low", "high"))
         panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0, label=f"95 % of stays {name}")
-        panel.plot(at, mean, color=color, linestyle=dashes, label=f"mean {name}", linewidth=1.1)
+        panel.plot(at, mean, color=color, linestyle=dashes, label=f"mean {name}", linewidth=1.0)
     reached = summary.filter(pl.col("num_stays") >= min_stays)["at"]
     panel.set_xlim(0, max(1.0, float(reached.max() or 1)))  # type: ignore[arg-type]
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 3, 4, 5, 6, 10]))

@@ -10,7 +10,10 @@ from clinrep.analysis.config import EmbeddingConfig
 from clinrep.analysis.embeddings import PANEL_POINTS, draw_embeddings, find_bins, place_labels, project_by_tsne
 from clinrep.analysis.metrics import rank
 from clinrep.analysis.roc import compute_roc
+from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
+from clinrep.modality import resolve
+from tests.analysis.fake_runs import FakeSite
 
 
 def test_area_under_the_drawn_curve_is_the_auroc():
@@ -109,3 +112,15 @@ def test_labels_of_points_at_one_place_do_not_meet():
     at = points * PANEL_POINTS + place_labels(points)
     distances = np.linalg.norm(at[:, None] - at, axis=2) + 1e9 * np.eye(4)
     assert distances.min() > 9  # points: a line of text of this size
+
+
+def test_stage_04_draws_another_model_beside_and_refuses_one_that_is_unfinished(tmp_path):
+    site, other = FakeSite(tmp_path / "site").write(), FakeSite(tmp_path / "other", width=5).write()
+    flags = ["--num_bootstraps=50", "--layers=[2]", "--poolings=[mean]", "--sections=[embeddings]", *site.flags("demo"),
+             f"--embeddings.representations_dir.small={other.representations}"]  # fmt: skip
+    resolve("04_analyze:main")([*flags, f"--output_dir={tmp_path / 'out'}"])
+    assert (tmp_path / "out" / "figures" / "token_embeddings.pdf").is_file()
+    (other.representations / "DONE").unlink()
+    with pytest.raises(ArtifactError, match="holds no DONE"):
+        resolve("04_analyze:main")([*flags, f"--output_dir={tmp_path / 'again'}"])
+    assert not (tmp_path / "again").exists()

@@ -1,6 +1,7 @@
 """Predictions over time: against loops, by hand, and joined by id whatever the order of rows."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -8,7 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
+from clinrep.analysis.config import RiskFigureConfig
 from clinrep.analysis.risk_curves import MICROSECONDS, Followed, summarize_by_hours, summarize_by_tokens
+from clinrep.analysis.risk_figure import choose_stays
 from clinrep.config import InputError
 from clinrep.modality import resolve
 from tests.analysis.fake_runs import EPOCH, FakeSite
@@ -191,3 +194,25 @@ def test_curves_of_few_stays_are_not_drawn(tmp_path):
     write_risk(site)
     out = run(tmp_path / "out", *site.flags("demo"), "--risk_figure.min_stays=60")
     assert "is not drawn: fewer than 60 stays" in (out / "report.html").read_text()
+
+
+def test_stays_to_draw_are_so_many_of_each_group_and_the_same_for_a_seed():
+    labels = np.arange(50) % 5 == 0
+    config = SimpleNamespace(risk_figure=RiskFigureConfig(num_with_event=4, num_without_event=100))
+    rows = choose_stays(labels, config, 1)
+    assert (np.diff(rows) > 0).all()
+    assert labels[rows].sum() == 4
+    assert (~labels[rows]).sum() == 40
+    assert (rows == choose_stays(labels, config, 1)).all()
+    assert set(rows[labels[rows]]) != set(choose_stays(labels, config, 2)) & set(np.flatnonzero(labels))
+
+
+def test_first_event_as_origin_shifts_the_hours(tmp_path):
+    site = make_site(tmp_path)
+    table = write_risk(site)
+    out = run(tmp_path / "out", *site.flags("demo"), f"--outcomes=[{OUTCOME}]", "--risk_figure.hours=[1]",
+              "--risk_figure.origin=first_event")  # fmt: skip
+    assert pl.read_csv(out / "tables" / "risk_auroc_by_hours.csv")["num_subjects"].item() == table.height
+    away = run(tmp_path / "away", *site.flags("demo"), f"--outcomes=[{OUTCOME}]", "--risk_figure.hours=[1]")
+    known = table.filter(pl.col("times").list.min() <= EPOCH + timedelta(hours=1)).height
+    assert pl.read_csv(away / "tables" / "risk_auroc_by_hours.csv")["num_subjects"].item() == known < table.height
