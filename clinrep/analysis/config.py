@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from clinrep.analysis.dynamics_config import EmbeddingConfig, RiskFigureConfig, TrajectoryConfig
 from clinrep.analysis.model_config import (
     AnomalyConfig,
     BaselineConfig,
@@ -77,6 +78,12 @@ class AnalyzeConfig(StageConfig):
     risk_over_time: bool = False
     """Write risk_over_time.parquet: the probes' probability after every token of the test stays whose hidden states
     stage 03 stored."""
+    risk_figure: RiskFigureConfig = field(default_factory=RiskFigureConfig)
+    """How risk over time is drawn and scored."""
+    trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """Settings of the regressions on trajectories."""
+    embeddings: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    """How the token embeddings are drawn."""
     num_bootstraps: int = 1000
     """Bootstrap replicates, resampled by patient."""
     confidence_level: float = 0.95

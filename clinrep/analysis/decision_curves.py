@@ -207,10 +207,9 @@ _CAPTION = (
 )
 
 
-def _draw_site(
-    curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
-) -> tuple[Figure, str]:
+def _draw_site(curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], study: Study) -> tuple[Figure, str]:
     """Draw one panel an outcome, and return the sentence that names those without any, unless all are such."""
+    config = study.config
     reasons = {curve.group.outcome: reason for curve in curves if (reason := _explain_not_drawn(curve, config))}
     left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items()]
     curves = [curve for curve in curves if curve.group.outcome not in reasons] or curves
@@ -218,7 +217,8 @@ def _draw_site(
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(curves)))
     for index, curve in enumerate(curves):
         panel = figure.add_subplot(grid[index])
-        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config, study.people)
+        reason = reasons.get(curve.group.outcome, "")
+        title_panel(panel, curve.group.outcome, curve.group.items, reason, config, study.people)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
         if curve.group.outcome not in reasons:
             _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))

@@ -16,9 +16,11 @@ from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.recalibrated import build_recalibration_section
+from clinrep.analysis.risk_figure import build_risk_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.subgroup_tables import build_subgroup_section
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.analysis.transfer_table import build_transfer_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
@@ -39,6 +41,8 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "decision_curves": build_decision_section,
     "embeddings": build_embedding_section,
     "maps": build_map_section,
+    "risk_over_time": build_risk_section,
+    "trajectories": build_trajectory_section,
 }
 
 
