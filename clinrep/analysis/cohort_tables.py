@@ -10,20 +10,24 @@ from clinrep.analysis.inputs import Site
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.tables import PrintedTable, label_outcome, stack_sites, to_words
 
+MADE_FROM = ("timelines_dir",)
+
 
 def build_cohort_section(study: Study) -> Section:
     """Return who the stays are, by split."""
-    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites)])
+    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites)], inputs=MADE_FROM)
 
 
 def build_exclusion_section(study: Study) -> Section:
     """Return which rows stage 00 left out, and why."""
-    return Section("exclusions", "Who was left out, and why", tables=[_build_exclusion_table(study.sites)])
+    tables = [_build_exclusion_table(study.sites)]
+    return Section("exclusions", "Who was left out, and why", tables=tables, inputs=MADE_FROM)
 
 
 def build_outcome_section(study: Study) -> Section:
     """Return how many stays have each outcome, by split."""
-    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study.sites, study.outcomes, study.config)])
+    tables = [_build_outcome_table(study.sites, study.outcomes, study.config)]
+    return Section("outcomes", "Outcomes", tables=tables, inputs=MADE_FROM)
 
 
 def _build_cohort_table(sites: list[Site]) -> PrintedTable:
