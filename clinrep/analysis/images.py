@@ -54,10 +54,19 @@ def embed_image(path: Path, shrink: float = 1.0) -> EmbeddedImage:
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    palette = image.quantize(NUM_COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    palette.save(buffer, "PNG", optimize=True)
+    _reduce_colors(image).save(buffer, "PNG", optimize=True)
     smaller = min((original, buffer.getvalue()), key=len) if shrink == 1 else buffer.getvalue()
     return EmbeddedImage(base64.b64encode(smaller).decode(), width // 2, height // 2)
+
+
+def _reduce_colors(image: Image.Image) -> Image.Image:
+    """Return the image with a palette whose lightest colour is pure white, as paper and card are."""
+    reduced = image.quantize(NUM_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = reduced.getpalette() or []
+    lightest = max(range(0, len(palette), 3), key=lambda start: sum(palette[start : start + 3]))
+    palette[lightest : lightest + 3] = [255, 255, 255]
+    reduced.putpalette(palette)
+    return reduced
 
 
 def _lay_on_white(image: Image.Image) -> Image.Image:
