@@ -167,7 +167,7 @@ def run_plain(options: argparse.Namespace) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from clinrep.sequences import pad_left
+    from clinrep.batches import pad_left
     from clinrep.training.throughput import measure_model
 
     steps = min(options.num_steps, 2 + NUM_SKIPPED)

@@ -17,10 +17,11 @@ import torch
 from clinrep import distributed
 from clinrep.analysis.metrics import compute_auprc, compute_auroc, rank
 from clinrep.artifacts import make_lists
+from clinrep.batches import IGNORED, Item, LabelledItems, pad_left, pad_right
 from clinrep.class_losses import ItemLoss, make_loss
 from clinrep.config import InputError
 from clinrep.run import Run
-from clinrep.sequences import IGNORED, Item, LabelledItems, Sequences, iterate_batches, pad_left, pad_right
+from clinrep.sequences import Sequences, iterate_batches
 from clinrep.training import Task, save_model
 
 Precision = Literal["fp32", "bf16"]

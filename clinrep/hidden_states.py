@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from clinrep.batches import pad_right
 from clinrep.config import InputError
 from clinrep.run import RunError
-from clinrep.sequences import Sequences, pad_right
+from clinrep.sequences import Sequences
 
 States = dict[int, torch.Tensor]
 """Layer number -> hidden states f32 (B, L, D), right padded: what stands at padding means nothing."""

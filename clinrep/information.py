@@ -14,7 +14,8 @@ import polars as pl
 import torch
 
 from clinrep.artifacts import make_lists
-from clinrep.sequences import Sequences, iterate_batches, pad_right
+from clinrep.batches import pad_right
+from clinrep.sequences import Sequences, iterate_batches
 
 LOGITS_AT_ONCE = 2**24  # fp32 numbers
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from clinrep import artifacts, classification, sequences
+from clinrep import artifacts, batches, classification
+from clinrep.batches import IGNORED, pad_left
 from clinrep.config import InputError
 from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.models import LlamaClassifier, load_classifier
 from clinrep.ehr.sequences import load_sequences
-from clinrep.sequences import IGNORED, Sequences, iterate_batches, pad_left
+from clinrep.sequences import Sequences, iterate_batches
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
 
@@ -77,7 +78,7 @@ def test_left_padding_by_hand():
 
 
 def test_right_padding_by_hand():
-    assert sequences.pad_right([np.array([5, 6, 7]), np.array([8])], 0).tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batches.pad_right([np.array([5, 6, 7]), np.array([8])], 0).tolist() == [[5, 6, 7], [8, 0, 0]]
 
 
 def test_predictions_stand_beside_their_ids_whatever_the_batches(dirs, model, labelled):
@@ -93,7 +94,7 @@ def test_predictions_stand_beside_their_ids_whatever_the_batches(dirs, model, la
 
 
 def test_the_loss_counts_labelled_items_once(model, labelled):
-    items = sequences.LabelledItems(labelled)
+    items = batches.LabelledItems(labelled)
     collate = classification.LeftPaddedCollator(labelled.pad_token_id)
     chosen = [items[0], items[1], items[2]]
     batch = collate(chosen)
@@ -240,9 +241,9 @@ def test_the_risk_after_every_token_is_that_of_every_prefix(dirs, model, labelle
 
 
 def test_truncation_is_drawn_anew_each_epoch_over_all_lengths_and_from_the_seed_alone(labelled):
-    whole = sequences.LabelledItems(labelled)
+    whole = batches.LabelledItems(labelled)
     assert all(np.array_equal(whole[row]["tokens"], labelled.get(row)) for row in range(len(labelled)))
-    items, same, other = (sequences.LabelledItems(labelled, seed) for seed in (1, 1, 2))
+    items, same, other = (batches.LabelledItems(labelled, seed) for seed in (1, 1, 2))
     drawn = []
     for epoch in range(400):
         items.set_epoch(epoch)

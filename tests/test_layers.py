@@ -28,7 +28,7 @@ FLOOR = {
 }
 # library -> where it may be imported
 HOMES = {
-    "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/sequences.py",
+    "torch": ("clinrep/distributed.py", "clinrep/training/", "clinrep/representations.py", "clinrep/batches.py",
               "clinrep/extraction.py", "clinrep/hidden_states.py", "clinrep/trajectories.py", "clinrep/class_losses.py",
               "clinrep/information.py", "clinrep/zero_shot/",
               "clinrep/classification.py", "clinrep/ehr/models.py", "clinrep/ehr/blocks.py"),

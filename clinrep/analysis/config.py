@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from clinrep.analysis.model_config import AnomalyConfig
 from clinrep.config import StageConfig, require
 
 
@@ -48,6 +49,10 @@ class AnalyzeConfig(StageConfig):
     """Probes to fit on each representation."""
     logistic_regression: LogisticRegressionConfig = field(default_factory=LogisticRegressionConfig)
     """Settings of the probe of this name."""
+    anomaly_methods: list[str] = field(default_factory=lambda: ["isolation_forest"])
+    """Anomaly scores to give each stay; the first says who is an inlier and who an outlier."""
+    anomalies: AnomalyConfig = field(default_factory=AnomalyConfig)
+    """Settings of the anomaly scores."""
     sections: list[str] | None = None
     """Sections of the report to make, names as in clinrep/analysis/sections.py; null is all."""
     risk_over_time: bool = False
@@ -80,7 +85,7 @@ class AnalyzeConfig(StageConfig):
             require(value >= least, name, value, f"be {least} or more", f"use {least}")
         rule = "be above 0.5 and below 1"
         require(0.5 < self.confidence_level < 1, "confidence_level", self.confidence_level, rule, "use 0.95")
-        for name in ("outcomes", "layers", "poolings", "probes", "sections"):
+        for name in ("outcomes", "layers", "poolings", "probes", "anomaly_methods", "sections"):
             values = getattr(self, name)
             is_fine = values is None or (0 < len(values) == len(set(values)))
             require(is_fine, name, values, "name one thing or more, each once", "leave it out for the default")

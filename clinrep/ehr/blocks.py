@@ -18,13 +18,13 @@ import torch
 from torch.utils.data import Dataset
 
 from clinrep import artifacts
+from clinrep.batches import IGNORED
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 from clinrep.ehr.configs.pretrain import PackingConfig, PretrainConfig
 from clinrep.ehr.packing import cut_into_pieces, deal_pieces, draw_paddings, pack_best_fit
 from clinrep.ehr.token_store import TokenStore, open_token_stores
 from clinrep.ehr.tokenizer import find_pad_id, load_settings, read_vocabulary
-from clinrep.sequences import IGNORED
 from clinrep.training import Task, mean_token_loss
 
 logger = logging.getLogger("clinrep")

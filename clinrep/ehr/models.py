@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from clinrep import artifacts, distributed
 from clinrep.artifacts import ArtifactError
+from clinrep.batches import IGNORED
 from clinrep.class_losses import ItemLoss, compute_cross_entropy
 from clinrep.config import InputError
 from clinrep.ehr.blocks import PretrainingData
@@ -26,7 +27,6 @@ from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
 from clinrep.ehr.configs.sequences import SequenceConfig
 from clinrep.ehr.configs.tokenize import PAD_TOKEN
 from clinrep.ehr.tokenizer import load_settings
-from clinrep.sequences import IGNORED
 from clinrep.training.attention import PACKED_ATTENTION
 from clinrep.zero_shot.cache import attend_continuations
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from clinrep import distributed
-from clinrep.sequences import Sequences, iterate_batches, pad_right
+from clinrep.batches import pad_right
+from clinrep.sequences import Sequences, iterate_batches
 from clinrep.zero_shot.cache import Continuations, WaveCache
 from clinrep.zero_shot.questions import Questions
 from clinrep.zero_shot.wave import Tally, Wave

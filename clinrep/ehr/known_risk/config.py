@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.model_config import AnomalyConfig  # noqa: F401  # jsonargparse looks it up here
 from clinrep.config import require
 
 
