@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from clinrep.analysis.model_config import AnomalyConfig
+from clinrep.analysis.timeline_config import TimelinesConfig
 from clinrep.config import StageConfig, require
 
 
@@ -68,6 +69,8 @@ class AnalyzeConfig(StageConfig):
     """Fewest stays with the event, and without it, for an interval to be given."""
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
+    timelines: TimelinesConfig = field(default_factory=TimelinesConfig)
+    """Stays shown one by one in timelines.html, without who they are."""
     num_calibration_bins: int = 10
     """Points of a calibration curve, and bins of the expected calibration error, each an equal share of the stays."""
     min_cell_count: int = 11
@@ -117,6 +120,9 @@ class AnalyzeConfig(StageConfig):
         if self.train_site is not None:
             rule = f"be a site of timelines_dir ({', '.join(sites)})"
             require(self.train_site in sites, "train_site", self.train_site, rule, "name one of these")
+        if self.timelines.site is not None:
+            rule = f"be a site of timelines_dir ({', '.join(sites)})"
+            require(self.timelines.site in sites, "timelines.site", self.timelines.site, rule, "name one of these")
 
     @property
     def fitted_site(self) -> str:

@@ -12,6 +12,7 @@ from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.timeline_page import build_timelines_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -23,6 +24,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "performance": build_performance_section,
     "curves": build_curve_section,
     "embeddings": build_embedding_section,
+    "timelines": build_timelines_section,
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.model_config import AnomalyConfig  # noqa: F401  # jsonargparse looks it up here
+from clinrep.analysis.timeline_config import TimelinesConfig  # noqa: F401
 from clinrep.config import require
 
 
