@@ -9,6 +9,7 @@ from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.flow import build_flow_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import protect_table
@@ -19,6 +20,7 @@ from clinrep.run import show_progress
 # anchor on the page -> what makes it
 SECTIONS: dict[str, Callable[[Study], Section]] = {
     "cohort": build_cohort_section,
+    "flow": build_flow_section,
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
