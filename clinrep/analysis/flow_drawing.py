@@ -20,10 +20,11 @@ PAD = 0.09
 GAP = 0.3
 FONT_POINTS = 7.5
 CHARACTERS_PER_INCH = 15.5  # fewer than fit, so that no word touches the frame
-ENDS = (1.05, 3.2, 5.35)  # left edges of the columns of splits
+CHARACTERS_OF_NAME = 14  # of an outcome, left of the columns
+ENDS = (1.05, 3.15, 5.25)  # left edges of the columns of splits
 COLUMN = 1.85
-MAIN = (0.55, 2.9)  # left edge and width of the boxes of all stays
-SIDE = (4.0, 3.2)
+MAIN = (0.525, 2.9)  # left edge and width of the boxes of all stays
+SIDE = (4.0, 3.1)
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ def draw_flow(rows: list[FlowRow], outcomes: dict[str, str], splits: dict[str, s
     """
     texts = _write_lines(rows, outcomes, splits)
     top = [_measure(texts[name]) for name in ("source", "left out", "timeline")]
-    cells = [[_measure(texts[outcome, split]) for split in splits] for outcome in outcomes]
+    names = {outcome: textwrap.wrap(words, CHARACTERS_OF_NAME) for outcome, words in outcomes.items()}
+    heights = [max(_measure(lines) for lines in (names[one], *(texts[one, split] for split in splits))) for one in names]
     split_height = max(_measure(texts["split", split]) for split in splits)
     between = max(top[1] + GAP, GAP * 1.6) if texts["left out"] else GAP
     height = 0.05 + top[0] + between + top[2] + 2 * GAP + split_height
-    height += GAP + sum(max(row) for row in cells) + 0.05
+    height += GAP + sum(heights) + 0.05
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
@@ -68,7 +70,7 @@ def draw_flow(rows: list[FlowRow], outcomes: dict[str, str], splits: dict[str, s
         y = (source.bottom + timeline.top) / 2
         side = _draw_box(axes, *SIDE, y - top[1] / 2, texts["left out"])
         _draw_arrow(axes, (source.middle, y), (side.left, y))
-    _draw_splits(axes, timeline, texts, outcomes, list(splits), split_height, [max(row) for row in cells])
+    _draw_splits(axes, timeline, texts, names, list(splits), split_height, heights)
     return figure
 
 
@@ -76,7 +78,7 @@ def _draw_splits(
     axes: Axes,
     timeline: _Box,
     texts: dict[object, list[str]],
-    outcomes: dict[str, str],
+    names: dict[str, list[str]],
     splits: list[str],
     split_height: float,
     heights: list[float],
@@ -89,17 +91,16 @@ def _draw_splits(
     for left, split in zip(ENDS, splits, strict=True):
         box = _draw_box(axes, left, COLUMN, top, texts["split", split], split_height)
         _draw_arrow(axes, (box.middle, fork), (box.middle, box.top))
-        if not outcomes:
+        if not names:
             continue
         _draw_arrow(axes, (box.middle, box.bottom), (box.middle, box.bottom + GAP))
         y = box.bottom + GAP
-        for outcome, height in zip(outcomes, heights, strict=True):
+        for outcome, height in zip(names, heights, strict=True):
             _draw_box(axes, left, COLUMN, y, texts[outcome, split], height)
             y += height
     y = top + split_height + GAP
-    for outcome, height in zip(outcomes, heights, strict=True):
-        words = "\n".join(textwrap.wrap(outcomes[outcome], 14))
-        axes.text(0.05, y + PAD, words, va="top", fontsize=FONT_POINTS, fontweight="bold", linespacing=1.3)
+    for lines, height in zip(names.values(), heights, strict=True):
+        axes.text(0.05, y + PAD, "\n".join(lines), va="top", fontsize=FONT_POINTS, fontweight="bold", linespacing=1.3)
         y += height
 
 

@@ -32,8 +32,9 @@ function chooseTicks(low, high, count, steps) {
   return ticks;
 }
 
-const TICK_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 6, 12, 24, 48, 72, 120, 240, 480];
-const ROUND_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
+const HOUR_STEPS = [0.1, 0.2, 0.5, 1, 2, 3, 6, 12, 24, 48, 72, 120, 240, 480];
+const VALUE_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
+const PLACE_STEPS = VALUE_STEPS.filter((step) => step >= 1);
 
 // Events: a token with the bin that follows it, in the row of its category.
 function groupEvents(stay, content) {
@@ -119,7 +120,7 @@ class Chart {
     const top = this.bottom + 18;
     const height = (value) => top + LANE_HEIGHT * (1 - value / most);
     makeShape("text", { class: "title", x: 0, y: top + 9 }, this.svg, title);
-    for (const tick of chooseTicks(0, most, 4, [...TICK_STEPS.filter((step) => step !== 3), ...ROUND_STEPS])) {
+    for (const tick of chooseTicks(0, most, 4, VALUE_STEPS)) {
       makeShape("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: height(tick), y2: height(tick) }, this.svg);
       const text = { class: "quiet", x: LEFT - 6, y: height(tick) + 4, "text-anchor": "end" };
       makeShape("text", text, this.svg, String(Number(tick.toFixed(3))));
@@ -159,11 +160,11 @@ class Chart {
     const y = this.bottom + GAP;
     makeShape("line", { class: "frame", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }, this.svg);
     const isHours = this.axis === "hours";
-    const ticks = chooseTicks(this.low, this.high, 10, isHours ? TICK_STEPS : ROUND_STEPS);
+    const ticks = chooseTicks(this.low, this.high, 10, isHours ? HOUR_STEPS : PLACE_STEPS);
     for (const tick of ticks) {
       const x = this.scale(tick);
       makeShape("line", { class: "frame", x1: x, x2: x, y1: y, y2: y - 4 }, this.svg);
-      makeShape("text", { class: "quiet", x, y: y - 8, "text-anchor": "middle" }, this.svg, String(Number(tick.toFixed(2))));
+      makeShape("text", { class: "quiet", x, y: y - 8, "text-anchor": "middle" }, this.svg, String(Number(tick.toFixed(2))).replace("-", "\u2212"));
     }
     const title = isHours ? "Hours from admission" : "Token";
     makeShape("text", { class: "title", x: 0, y: y - 4 }, this.svg, title);
