@@ -64,7 +64,7 @@ def test_pointing_at_an_event_shows_its_numbers(watched, timelines):
     dots = page.locator("#chart circle.mark")
     assert dots.count() > 5
     for index in range(dots.count()):
-        dots.nth(index).hover()
+        dots.nth(index).hover(force=True)
         title, facts = read_tip(page)
         place = int(facts["Token"].split()[0]) - 1
         word, binned = content["tokens"][stay["tokens"][place]], content["tokens"][stay["tokens"][place + 1]]
