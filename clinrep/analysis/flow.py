@@ -142,7 +142,7 @@ def _draw(study: Study, site: Site, rows: list[FlowRow]) -> DrawnFigure:
     where = f", site {site.name}" if len(study.sites) > 1 else ""
     caption = (
         f"Hospital stays from the source table to the labelled stays of each split, from the ledger of "
-        f"{Path(study.config.timelines_dir[site.name])}. Patients are counted where they are known; a patient is in one "
+        f"{Path(study.config.timelines_dir[site.name])}. Patients are counted where known; a patient is in one "
         "split. An outcome excludes stays that cannot tell: they are neither events nor non-events."
     )
     if any(row.num_stays is None for row in rows):

@@ -54,7 +54,9 @@ def draw_flow(rows: list[FlowRow], outcomes: dict[str, str], splits: dict[str, s
     texts = _write_lines(rows, outcomes, splits)
     top = [_measure(texts[name]) for name in ("source", "left out", "timeline")]
     names = {outcome: textwrap.wrap(words, CHARACTERS_OF_NAME) for outcome, words in outcomes.items()}
-    heights = [max(_measure(lines) for lines in (names[one], *(texts[one, split] for split in splits))) for one in names]
+    heights = [
+        max(_measure(lines) for lines in (names[one], *(texts[one, split] for split in splits))) for one in names
+    ]
     split_height = max(_measure(texts["split", split]) for split in splits)
     between = max(top[1] + GAP, GAP * 1.6) if texts["left out"] else GAP
     height = 0.05 + top[0] + between + top[2] + 2 * GAP + split_height
@@ -104,9 +106,7 @@ def _draw_splits(
         y += height
 
 
-def _write_lines(
-    rows: list[FlowRow], outcomes: dict[str, str], splits: dict[str, str]
-) -> dict[object, list[str]]:
+def _write_lines(rows: list[FlowRow], outcomes: dict[str, str], splits: dict[str, str]) -> dict[object, list[str]]:
     """Return the lines of every box; the first one of a box is set bold."""
     texts: dict[object, list[str]] = {"left out": []}
     for row in rows:

@@ -162,8 +162,8 @@ def _add_risks(study: Study, site: Site, stays: list[ShownStay], ids: list[str])
     given = study.config.predictions_dir.get(site.name)
     directory = find_prediction_runs(Path(given))[0] if given else Path("runs/NAME/02_finetune/OUTCOME")
     command = (
-        f"python 02_finetune.py --config {directory / 'config.yaml'} --risk_over_time [test] --output_dir NEW, with the "
-        "max_length and truncation of stage 03; or 04_analyze.py --risk_over_time true, for the probes"
+        f"python 02_finetune.py --config {directory / 'config.yaml'} --risk_over_time [test] --output_dir NEW, with "
+        "the max_length and truncation of stage 03; or 04_analyze.py --risk_over_time true, for the probes"
     )
     is_there = any(stay.risks for stay in stays)
     remark = f"{num_other} left out: of a model that saw other tokens (another max_length or truncation)."
@@ -211,7 +211,7 @@ def _check_places(stay: ShownStay, row: dict[str, pl.Series], column: str, where
     if num_times != len(stay.times) or num_values != max(0, num_times - 1):
         raise _explain_other(
             where,
-            f"has {num_times} times and {num_values} {column} of a stay whose timeline, cut, has {len(stay.times)} tokens",
+            f"has {num_times} times and {num_values} {column} of a stay with {len(stay.times)} tokens before the cut",
         )
     if not np.array_equal(row["times"].to_numpy(), stay.times):
         raise _explain_other(where, "has other times than the timelines")

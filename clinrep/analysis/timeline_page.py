@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _describe_ranges(words: pl.DataFrame, quantiles: pl.DataFrame) -> dict[str, 
         if category not in set(words["token"]):
             continue
         ends = [f"{edge:.4g}" for edge in edges]
-        between = [f"{low}\N{EN DASH}{high}" for low, high in zip(ends, ends[1:], strict=False)]
+        between = [f"{low}\N{EN DASH}{high}" for low, high in pairwise(ends)]
         texts = [f"below {ends[0]}", *between, f"{ends[-1]} or more"]
         ranges[category] = [f"{text} {unit or ''}".strip() for text in texts]
     return ranges

@@ -56,7 +56,9 @@ def test_each_table_says_its_command_and_its_inputs_alone(page):
 
 def test_ids_of_stays_are_in_neither_the_command_nor_the_settings(tmp_path):
     command = "04_analyze.py --timelines.subject_ids '[s1, s2]' --timelines.subject_ids=[s3] --seed 4"
-    assert report.hide_ids(command) == "04_analyze.py --timelines.subject_ids [...] --timelines.subject_ids=[...] --seed 4"
+    assert (
+        report.hide_ids(command) == "04_analyze.py --timelines.subject_ids [...] --timelines.subject_ids=[...] --seed 4"
+    )
     settings = "timelines:\n  num_stays: 3\n  subject_ids:\n  - s1\n  - s2\n  site: null\nseed: 4\n"
     assert report.hide_ids(settings) == "timelines:\n  num_stays: 3\n  subject_ids: [...]\n  site: null\nseed: 4\n"
     assert report.hide_ids("  subject_ids: [s1, s2]\n  site: a") == "  subject_ids: [...]\n  site: a"

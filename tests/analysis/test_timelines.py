@@ -155,7 +155,8 @@ OTHER = "(bits|jumps) of a stay|has other (times|tokens)"
 REFUSED = {
     "another max_length": (lambda site: write_cut(site, max_length=20), OTHER),
     "another truncation": (lambda site: write_cut(site, truncation="keep_earliest"), OTHER),
-    "a jump too few": (lambda site: change(site, "trajectories", jumps=pl.col("jumps").list.slice(1)), "jumps of a stay"),
+    "a jump too few": (lambda site: change(site, "trajectories", jumps=pl.col("jumps").list.slice(1)),
+                       "jumps of a stay"),
     "a bit too many": (lambda site: change(site, "information", bits=pl.concat_list("bits", pl.lit(1.0, pl.Float32))),
                        "bits of a stay"),
     "other tokens": (lambda site: change(site, "information", token_ids=flip(pl.col("token_ids"))), "has other tokens"),
