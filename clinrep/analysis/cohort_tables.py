@@ -11,10 +11,12 @@ from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, label_outcome, stack_sites, to_words
 
+MADE_FROM = ("timelines_dir",)
+
 
 def build_cohort_section(study: Study) -> Section:
     """Return who the stays are, by split."""
-    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites, study.people)])
+    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites, study.people)], inputs=MADE_FROM)
 
 
 def build_exclusion_section(study: Study) -> Section:
@@ -23,12 +25,13 @@ def build_exclusion_section(study: Study) -> Section:
         "exclusions",
         "Who was left out, and why",
         tables=[_build_exclusion_table(study.sites, study.config.min_cell_count)],
+        inputs=MADE_FROM,
     )
 
 
 def build_outcome_section(study: Study) -> Section:
     """Return how many stays have each outcome, by split."""
-    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study)])
+    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study)], inputs=MADE_FROM)
 
 
 def _build_cohort_table(sites: list[Site], people: People) -> PrintedTable:

@@ -14,6 +14,7 @@ from clinrep.analysis.model_config import (
     MapsConfig,
     NearestNeighborsConfig,
 )
+from clinrep.analysis.timeline_config import TimelinesConfig
 from clinrep.config import StageConfig, require
 
 
@@ -102,6 +103,8 @@ class AnalyzeConfig(StageConfig):
     of stays with the event, rounded up to a multiple of 0.05, at most 0.5."""
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
+    timelines: TimelinesConfig = field(default_factory=TimelinesConfig)
+    """Stays shown one by one in timelines.html, without who they are."""
     num_calibration_bins: int = 10
     """Points of a calibration curve, and bins of the expected calibration error, each an equal share of the stays."""
     subgroups: list[str] | None = None
@@ -175,6 +178,9 @@ class AnalyzeConfig(StageConfig):
         if self.train_site is not None:
             rule = f"be a site of timelines_dir ({', '.join(sites)})"
             require(self.train_site in sites, "train_site", self.train_site, rule, "name one of these")
+        if self.timelines.site is not None:
+            rule = f"be a site of timelines_dir ({', '.join(sites)})"
+            require(self.timelines.site in sites, "timelines.site", self.timelines.site, rule, "name one of these")
 
     @property
     def fitted_site(self) -> str:

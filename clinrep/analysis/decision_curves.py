@@ -192,7 +192,7 @@ def _draw_curves(study: Study, curves: list[DecisionCurves]) -> list[DrawnFigure
             of_site = [curve for curve in curves if curve.group.site == site.name]
             where = f", site {site.name}" if len(study.sites) > 1 else ""
             name, title = f"decision_curves_{site.name}", f"Decision curves{where}"
-            figure, left_out = _draw_site(of_site, lines, config)
+            figure, left_out = _draw_site(of_site, lines, study)
             caption = _CAPTION.format(intervals=_describe_intervals(config)) + left_out
             drawn.append(save_figure(figure, study.figures_dir, name, title, caption))
     return drawn

@@ -13,6 +13,7 @@ from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.flow import build_flow_section
 from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.recalibrated import build_recalibration_section
@@ -20,6 +21,7 @@ from clinrep.analysis.risk_figure import build_risk_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.subgroup_tables import build_subgroup_section
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.timeline_page import build_timelines_section
 from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.analysis.transfer_table import build_transfer_section
 from clinrep.config import lookup
@@ -29,6 +31,7 @@ from clinrep.run import show_progress
 SECTIONS: dict[str, Callable[[Study], Section]] = {
     "cohort": build_cohort_section,
     "cohort_by_anomaly": build_anomaly_cohort_section,
+    "flow": build_flow_section,
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
@@ -43,6 +46,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "maps": build_map_section,
     "risk_over_time": build_risk_section,
     "trajectories": build_trajectory_section,
+    "timelines": build_timelines_section,
 }
 
 

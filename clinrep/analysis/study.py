@@ -57,3 +57,7 @@ class Section:
     """Plain words above the tables; an empty section with words says why there is nothing."""
     tables: list[PrintedTable] = field(default_factory=list)
     figures: list[DrawnFigure] = field(default_factory=list)
+    inputs: tuple[str, ...] = ("timelines_dir", "representations_dir", "predictions_dir")
+    """Groups of input directories that it is made from."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Other pages in the run directory -> words of the link."""

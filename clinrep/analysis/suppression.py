@@ -209,7 +209,7 @@ def protect_table(table: PrintedTable, least: int) -> PrintedTable:
         name for name in PEOPLE_COLUMNS if name in table.numbers.columns and table.numbers[name].dtype.is_integer()
     ]
     names += [name for name in (table.counts.columns if table.counts else ()) if name not in names]
-    if any(table.numbers[name].is_between(1, least - 1).any() for name in names):
+    if least and any(table.numbers[name].is_between(1, least - 1).any() for name in names):
         caption = f"Withheld: it would show numbers under {least} (min_cell_count)."
         return replace(table, numbers=table.numbers.clear(), words=table.words.clear(), caption=caption)
     if any((table.words[name] == HIDDEN).any() for name in table.words.columns):

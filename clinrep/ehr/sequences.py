@@ -19,9 +19,13 @@ logger = logging.getLogger("clinrep")
 
 
 def load_sequences(
-    timelines_dir: str, max_length: int, outcome: str | None = None, truncation: str = "keep_latest"
+    timelines_dir: str,
+    max_length: int,
+    outcome: str | None = None,
+    truncation: str = "keep_latest",
+    subject_ids: list[str] | None = None,
 ) -> Sequences:
-    """Return the sequence of every stay, of all splits, sorted by subject_id.
+    """Return the sequence of every stay, of all splits, sorted by subject_id; with `subject_ids` of these alone.
 
     A sequence is the timeline up to the stay's index_time (that instant included only if stage 00's
     window says so), and of that at most `max_length` tokens: the static ones and the most recent, or
@@ -37,6 +41,8 @@ def load_sequences(
     if max_length <= num_static:
         raise InputError(f"max_length is {max_length} but the static tokens alone are {num_static}; raise it")
     stays = _read_stays(directory, outcome)
+    if subject_ids is not None:
+        stays = stays.filter(pl.col("subject_id").is_in(subject_ids))
     vocabulary = read_vocabulary(directory)
     cut = partial(
         _cut,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.dynamics_config import EmbeddingConfig, RiskFigureConfig, TrajectoryConfig  # noqa: F401
 from clinrep.analysis.model_config import (  # noqa: F401  # jsonargparse looks them up here
     AnomalyConfig,
     BaselineConfig,
@@ -13,6 +14,7 @@ from clinrep.analysis.model_config import (  # noqa: F401  # jsonargparse looks 
     MapsConfig,
     NearestNeighborsConfig,
 )
+from clinrep.analysis.timeline_config import TimelinesConfig  # noqa: F401
 from clinrep.config import require
 
 
