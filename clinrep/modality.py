@@ -40,6 +40,9 @@ class Modality:
     load_encoder: Callable[..., Any]
     load_frozen_language_model: Callable[..., Any]
     read_questions: Callable[..., Any]
+    # stage 04 and the export
+    describe_question: Callable[..., Any]
+    export_tokenizer: Callable[..., Any]
 
 
 def lazy(target: str) -> Callable[..., Any]:
