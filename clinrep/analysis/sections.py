@@ -9,9 +9,11 @@ from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.model_card import build_model_card_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.tripod import build_tripod_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -23,6 +25,8 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "performance": build_performance_section,
     "curves": build_curve_section,
     "embeddings": build_embedding_section,
+    "model_card": build_model_card_section,
+    "tripod": build_tripod_section,
 }
 
 

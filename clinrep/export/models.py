@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -20,7 +19,6 @@ from clinrep.export.private import find_private, strip_settings
 from clinrep.export.tokenizer import ExportedTokenizer
 
 BACKBONE, CLASSIFIER = ("backbone", "01_pretrain"), ("classifier", "02_finetune")
-_HEADER_BYTES = 8  # of the length of the header, little-endian (safetensors format)
 _SAME = {"vocabulary": ["token_id", "token"], "quantiles": ["category", "unit", "edges"]}
 
 
@@ -98,7 +96,7 @@ def _read_vocabulary_size(model_dir: Path) -> int:
 
 def _check_weights(path: Path, vocabulary_size: int, known_size: int) -> None:
     """Refuse weights of another vocabulary, and a file that holds more than its tensors."""
-    header, end = _read_header(path)
+    header, end = artifacts.read_weight_header(path)
     metadata = header.pop("__metadata__", {})
     if extra := {key: value for key, value in metadata.items() if (key, value) != ("format", "pt")}:
         raise InputError(f"{path} has notes beside its tensors ({', '.join(extra)}); save it without them")
@@ -112,19 +110,6 @@ def _check_weights(path: Path, vocabulary_size: int, known_size: int) -> None:
             f"{path} embeds {sizes or 'no'} tokens and its config.json has {vocabulary_size}, but the vocabulary has "
             f"{known_size}; model and vocabulary are not of one run"
         )
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file and the place where its tensors begin."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_HEADER_BYTES), "little")
-        if length > path.stat().st_size:
-            raise ArtifactError(f"{path} is no safetensors file; run the stage that wrote it again")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ArtifactError(f"{path} is no safetensors file ({error}); run the stage that wrote it again") from error
-    return header, _HEADER_BYTES + length
 
 
 def _find_few(run_dir: Path, timelines: Path, least: int) -> str:

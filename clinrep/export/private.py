@@ -34,7 +34,7 @@ def find_private(text: str) -> str:
     if found := _PATH.search(text):
         return f"a path ({found[0]})"
     for what, name in (("this machine", socket.gethostname()), ("this user", _get_user())):
-        if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+        if len(name) >= 2 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text):
             return f"the name of {what}"
     return ""
 
