@@ -14,6 +14,7 @@ from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import PrintedTable, label_model, label_outcome
 from clinrep.artifacts import SPLITS
+from clinrep.config import InputError
 from clinrep.modality import load_modality
 
 FILE = "model_card.md"
@@ -116,7 +117,11 @@ def _describe_evaluation_data(study: Study, facts: StudyFacts) -> Iterator[Line]
     hours = _get_window(study, facts)
     origin = _tell(facts.tokenized[study.config.fitted_site].get("window.origin")).replace("_", " ")
     for outcome in study.outcomes:
-        definition, horizon, asked = load_modality(study.config.modality).describe_question(outcome)
+        try:
+            definition, horizon, asked = load_modality(study.config.modality).describe_question(outcome)
+        except InputError:  # of tables made by other code
+            yield f"Outcome: {label_outcome(outcome, study.config)}", ask("its definition and horizon")
+            continue
         until = "to the end of the stay" if horizon is None else f"within {horizon:g} h of the prediction"
         words = f"{definition}; predicted {hours} h after {origin}, {until}; asked of {asked}"
         yield f"Outcome: {label_outcome(outcome, study.config)}", words
