@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 import polars as pl
 
 from clinrep import artifacts
-from clinrep.analysis.card_facts import RunFacts, StudyFacts, read_facts, read_model, read_training
+from clinrep.analysis.card_facts import RunFacts, StudyFacts, read_facts
+from clinrep.analysis.card_words import (
+    ask,
+    describe_classifier,
+    describe_pretraining,
+    describe_shape,
+    describe_tokenizer,
+    tell,
+)
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
@@ -33,7 +41,7 @@ def build_model_card_section(study: Study) -> Section:
         "Headings of Mitchell et al., Model Cards for Model Reporting (FAT* 2019). Filled in from the runs behind this "
         f"report; what they cannot know stands as [to be filled in: ...]. The same as text: {FILE}."
     )
-    printed = PrintedTable("model_card", "Model card", caption, table, words)
+    printed = PrintedTable("model_card", "Model card", caption, table, words, alignment="p{2.2cm}p{3cm}p{9.5cm}")
     return Section("model_card", "Model card", tables=[printed])
 
 
@@ -46,23 +54,18 @@ def format_card(table: pl.DataFrame) -> str:
     return "\n".join(parts) + "\n"
 
 
-def ask(what: str) -> str:
-    """Return the words for what no run can know."""
-    return f"[to be filled in: {what}]"
-
-
 def _describe_model(study: Study, facts: StudyFacts) -> Iterator[Line]:
     yield "Name and version", ask("name, version, who made it, contact, licence")
     if facts.backbone is None:
         yield "Backbone", ask("the run of 01_pretrain.py was not found where stages 02 and 03 read it, or has changed")
     else:
-        yield "Backbone", _describe_shape(facts.backbone, "backbone")
-        yield "Pretraining", _describe_pretraining(facts.backbone)
+        yield "Backbone", describe_shape(facts.backbone, "backbone")
+        yield "Pretraining", describe_pretraining(facts.backbone)
     for run in facts.classifiers:
-        yield f"Classifier of {label_outcome(str(run.get('outcome')), study.config)}", _describe_classifier(run)
+        yield f"Classifier of {label_outcome(str(run.get('outcome')), study.config)}", describe_classifier(run)
     fitted = sorted({label_model(item.model, item.probe) for item in study.predicted})
     yield "Models judged", "; ".join(fitted)
-    yield "Tokenizer", _describe_tokenizer(study, facts.tokenized[study.config.fitted_site])
+    yield "Tokenizer", describe_tokenizer(study, facts.tokenized[study.config.fitted_site])
     yield "Software", ", ".join(f"{name} {version}" for name, version in facts.environment.items())
     yield "Code", "; ".join(_describe_code(stage, run) for stage, run in _list_runs(facts))
 
@@ -73,8 +76,8 @@ def _describe_use(study: Study, facts: StudyFacts) -> Iterator[Line]:
     origin, hours = facts.tokenized[study.config.fitted_site].get("window.origin"), _get_window(study, facts)
     yield (
         "Out of scope",
-        f"Patients under {_tell(facts.tokenized[study.config.fitted_site].get('min_age_years'))} years; stays that end "
-        f"within {hours} h of {_tell(origin).replace('_', ' ')}; hospitals whose data were not compared with the "
+        f"Patients under {tell(facts.tokenized[study.config.fitted_site].get('min_age_years'))} years; stays that end "
+        f"within {hours} h of {tell(origin).replace('_', ' ')}; hospitals whose data were not compared with the "
         "training data; any decision about a patient without a prospective evaluation. "
         + ask("further uses that are out of scope"),
     )
@@ -115,7 +118,7 @@ def _describe_evaluation_data(study: Study, facts: StudyFacts) -> Iterator[Line]
     for site in facts.tokenized:
         yield from _count_splits(study, site, ["test"])
     hours = _get_window(study, facts)
-    origin = _tell(facts.tokenized[study.config.fitted_site].get("window.origin")).replace("_", " ")
+    origin = tell(facts.tokenized[study.config.fitted_site].get("window.origin")).replace("_", " ")
     for outcome in study.outcomes:
         try:
             definition, horizon, asked = load_modality(study.config.modality).describe_question(outcome)
@@ -140,8 +143,10 @@ def _describe_results(study: Study, facts: StudyFacts) -> Iterator[Line]:
 def _format_results(rows: pl.DataFrame, least: int) -> str:
     """Return the numbers of one model, without those that rest on few stays."""
     events, others = rows["num_events"][0], rows["num_subjects"][0] - rows["num_events"][0]
-    if min(events, others) < least or rows["estimate"].null_count() == rows.height:
-        return "not given: too few stays with the outcome or without it, or no model"
+    if min(events, others) < least:
+        return f"not shown: fewer than {least} test stays with the outcome, or without it (min_cell_count)"
+    if rows["estimate"].null_count() == rows.height:
+        return "not given: too few events, or no model; the report says which"
     words = []
     for metric, estimate, low, high in rows.select("metric", "estimate", "low", "high").iter_rows():
         label = METRICS[metric].label if metric in METRICS else metric
@@ -152,7 +157,10 @@ def _format_results(rows: pl.DataFrame, least: int) -> str:
 
 def _describe_ethics(study: Study, facts: StudyFacts) -> Iterator[Line]:
     yield "Approval", ask("ethics committee, number, consent or its waiver")
-    yield "Data", "Routine care records of patients who were not asked by this software. " + ask("legal basis, safeguards")
+    yield (
+        "Data",
+        "Routine care records of patients who were not asked by this software. " + ask("legal basis, safeguards"),
+    )
     yield (
         "Memorisation",
         "not assessed: weights can remember training patients; whether any can be recognised from them (membership "
@@ -185,64 +193,12 @@ PARTS: dict[str, Callable[[Study, StudyFacts], Iterator[Line]]] = {
 }
 
 
-def _describe_shape(run: RunFacts, folder: str) -> str:
-    model = read_model(run, folder)
-    if not model:
-        return ask(f"{folder}/config.json is no longer there")
-    tied = "tied" if model.get("tie_word_embeddings") else "separate"
-    return (
-        f"{' '.join(model.get('architectures') or ['transformer'])}: {_tell(model.get('num_hidden_layers'))} layers, "
-        f"width {_tell(model.get('hidden_size'))}, {_tell(model.get('num_attention_heads'))} heads "
-        f"({_tell(model.get('num_key_value_heads'))} of keys and values), feed-forward width "
-        f"{_tell(model.get('intermediate_size'))}, vocabulary of {_tell(model.get('vocab_size'))} tokens, {tied} "
-        f"embeddings, up to {_tell(model.get('max_position_embeddings'))} positions, "
-        f"{_tell(model.get('num_parameters'))} parameters"
-    )
-
-
-def _describe_pretraining(run: RunFacts) -> str:
-    training, rows = read_training(run), run.done.get("rows", {})
-    words = [f"{_tell(training.get('num_steps'))} optimizer steps of {_tell(run.get('global_batch_tokens'))} places"]
-    words.append(f"{_tell(rows.get('tokens/train'))} tokens of training timelines an epoch")
-    words.append(f"{_tell(run.get('training.num_epochs'))} epochs asked for, blocks of {_tell(run.get('block_size'))}")
-    words.append(f"learning rate {_tell(run.get('training.learning_rate'))}, seed {_tell(run.get('seed'))}")
-    words.append(f"last loss {_tell(training.get('loss'))} nats a token in training, best in validation")
-    words[-1] += f" {_tell(training.get('eval_loss'))}"
-    words += ["continued from another backbone"] if run.get("backbone_dir") else []
-    return "; ".join(words)
-
-
-def _describe_classifier(run: RunFacts) -> str:
-    training = read_training(run)
-    start = "a classifier" if run.get("classifier_dir") else "the backbone"
-    adapters = f", low-rank adapters of rank {run.get('lora.rank')}" if run.get("lora.rank") else ""
-    return (
-        f"{_describe_shape(run, 'classifier')}; fine-tuned from {start}{adapters} on "
-        f"{_tell(run.get('training_fraction'))} of the training patients for {_tell(training.get('num_steps'))} steps of "
-        f"{_tell(run.get('global_batch_size'))} stays, loss {_tell(run.get('loss')).replace('_', ' ')}, learning rate "
-        f"{_tell(run.get('training.learning_rate'))}, sequences of up to {_tell(run.get('max_length'))} tokens, best "
-        f"weights by validation {_tell(run.get('metric_for_best'))} (best loss {_tell(training.get('eval_loss'))}), "
-        f"seed {_tell(run.get('seed'))}"
-    )
-
-
-def _describe_tokenizer(study: Study, run: RunFacts) -> str:
-    sizes = study.sites[0].token_embeddings.group_by("kind", maintain_order=True).len()
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in sizes.iter_rows())
-    origin = "learned at another site and applied" if run.get("tokenizer_dir") else "learned on the training split"
-    return (
-        f"{origin}; {study.sites[0].token_embeddings.height:,} tokens ({kinds}); {_tell(run.get('num_bins'))} quantile "
-        f"bins per category and unit, an event with a value as {_tell(run.get('token_style'))} tokens; gaps with tokens "
-        f"{_tell(run.get('gap_minutes') or 'none')}, hours of clock tokens {_tell(run.get('clock_hours') or 'none')}"
-    )
-
-
 def _describe_cohort(run: RunFacts) -> str:
     window = run.get("admission_window")
     when = f"admitted {window[0]} to {window[1]}" if window else "of all admissions in the tables"
     return (
-        f"hospital stays {when}, of patients aged {_tell(run.get('min_age_years'))} years or more, of "
-        f"{_tell(run.get('min_length_of_stay_hours'))} h or more"
+        f"hospital stays {when}, of patients aged {tell(run.get('min_age_years'))} years or more, of "
+        f"{tell(run.get('min_length_of_stay_hours'))} h or more"
     )
 
 
@@ -264,8 +220,8 @@ def _count_splits(study: Study, site: str, splits: list[str]) -> Iterator[Line]:
     for split in splits:
         rows, least = stays.filter(pl.col("split") == split), study.config.min_cell_count
         patients = rows["patient_id"].n_unique()
-        shown = format_count(rows.height if patients >= least else patients, least)
-        yield f"Size of {split} at {site}", f"{shown} stays of {format_count(patients, least)} patients"
+        shown = f"{rows.height:,} stays" if patients >= least else "stays"
+        yield f"Size of {split} at {site}", f"{shown} of {format_count(patients, least)} patients"
 
 
 def _list_runs(facts: StudyFacts) -> Iterator[tuple[str, RunFacts]]:
@@ -282,19 +238,8 @@ def _list_runs(facts: StudyFacts) -> Iterator[tuple[str, RunFacts]]:
 def _describe_code(stage: str, run: RunFacts) -> str:
     commit = run.provenance.get("commit")
     changed = " with uncommitted changes" if run.provenance.get("is_dirty") else ""
-    return f"{stage}: commit {_tell(commit and commit[:12])}{changed}, run on {run.date or ask('day')}"
+    return f"{stage}: commit {tell(commit and commit[:12])}{changed}, run on {run.date or ask('day')}"
 
 
 def _get_window(study: Study, facts: StudyFacts) -> str:
-    return _tell(facts.tokenized[study.config.fitted_site].get("window.length_hours"))
-
-
-def _tell(value: object) -> str:
-    """Return a setting in words; one that its run no longer tells is to be filled in."""
-    if value is None:
-        return ask("not known to the run")
-    if isinstance(value, bool | str):
-        return str(value)
-    if isinstance(value, list):
-        return ", ".join(str(one) for one in value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    return tell(facts.tokenized[study.config.fitted_site].get("window.length_hours"))

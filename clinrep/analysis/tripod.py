@@ -31,7 +31,8 @@ def build_tripod_section(study: Study) -> Section:
         f"them, as far as a program can know. Read the statement itself before you submit: {REFERENCE}. "
         f"The same as text: {FILE}."
     )
-    printed = PrintedTable("tripod_ai", "TRIPOD+AI checklist", caption, table, table.rename(headings))
+    words, columns = table.rename(headings), "lp{2.6cm}lp{4.5cm}p{5.5cm}"
+    printed = PrintedTable("tripod_ai", "TRIPOD+AI checklist", caption, table, words, alignment=columns)
     return Section("tripod", "TRIPOD+AI checklist", tables=[printed])
 
 

@@ -144,7 +144,11 @@ def describe_question(name: str) -> tuple[str, float | None, str]:
     outcome = lookup(OUTCOMES, name, "outcome")
     hours = None if outcome.horizon is None else outcome.horizon.total_seconds() / 3600
     asked = "every stay with a timeline that lasts beyond index_time without the event before it"
-    return outcome.definition, hours, asked if outcome.precondition is None else f"{asked}; not: {outcome.precondition.reason}"
+    return (
+        outcome.definition,
+        hours,
+        asked if outcome.precondition is None else f"{asked}; not: {outcome.precondition.reason}",
+    )
 
 
 def check_outcomes(tables: ClifTables, config: TokenizeConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from clinrep.artifacts import make_lists, read_table
+from clinrep.artifacts import read_table
 from clinrep.config import InputError
 from clinrep.ehr.quantiles import get_probabilities
 from clinrep.ehr.token_people import TokenPeople, count_people
@@ -148,31 +148,37 @@ def _hide_edges(
     kept, rows, num_hidden = [], [], 0
     for row, (category, _, count, edges, bins) in enumerate(joined.iter_rows()):
         edges, bins = np.array(edges, dtype=np.float64), np.array(bins or [0] * num_bins, dtype=np.int64)
-        others = all_units.get(category, bins) - bins
-        of_bins = people.of_bins.get(category, nobody).subtract(others)
+        of_bins = people.of_bins.get(category, nobody).subtract(all_units.get(category, bins) - bins)
         is_fine = find_exportable(edges, bins, get_probabilities(num_bins), of_bins, least)
-        if count < least * num_bins or not is_fine.any():
-            continue
-        filled = fill_edges(edges, is_fine)
-        merged = merge_bins(bins, edges, filled)
-        within = np.zeros(num_bins, dtype=np.int64)
-        places = np.searchsorted(filled, np.concatenate([[-np.inf], edges]), side="right")
-        np.maximum.at(within, places, of_bins.within)
-        is_told = ((merged == 0) | ((merged >= least) & (within >= least))).all()
-        middle = num_bins // 2 - 1
-        num_hidden += int((~is_fine).sum())
-        kept.append(row)
-        rows.append(
-            {
-                "edges": round_down(filled, config.edge_digits).tolist(),
-                "train_count": int(round_count(np.array(count), least)),
-                "bin_counts": round_count(merged, least).tolist() if is_told else [],
-                "is_median_kept": num_bins % 2 == 0 and bool(is_fine[middle]),
-            }
-        )
+        if count >= least * num_bins and is_fine.any():
+            num_hidden += int((~is_fine).sum())
+            kept.append(row)
+            rows.append(_tell_edges(count, edges, bins, is_fine, of_bins.within, config))
     schema = {"edges": pl.List(pl.Float64), "train_count": pl.UInt64, "bin_counts": pl.List(pl.UInt64)}
     new = pl.DataFrame(rows, schema=schema | {"is_median_kept": pl.Boolean})
     return pl.concat([quantiles[kept].select("category", "unit"), new], how="horizontal"), num_hidden
+
+
+def _tell_edges(
+    count: int, edges: np.ndarray, bins: np.ndarray, is_fine: np.ndarray, within: np.ndarray, config: ExportConfig
+) -> dict[str, Any]:
+    """Return what is told of a category: its edges, and how its values lie in their bins if enough people are in each.
+
+    `within` are the people in each bin of the edges as they were; i64 (num_bins,), as `bins`.
+    """
+    least, num_bins = config.min_cell_count, len(bins)
+    filled = fill_edges(edges, is_fine)
+    merged = merge_bins(bins, edges, filled)
+    people = np.zeros_like(within)
+    places = np.searchsorted(filled, np.concatenate([[-np.inf], edges]), side="right")
+    np.maximum.at(people, places, within)  # of two bins made one, at least the people of the larger
+    is_told = ((merged == 0) | ((merged >= least) & (people >= least))).all()
+    return {
+        "edges": round_down(filled, config.edge_digits).tolist(),
+        "train_count": int(round_count(np.array(count), least)),
+        "bin_counts": round_count(merged, least).tolist() if is_told else [],
+        "is_median_kept": num_bins % 2 == 0 and bool(is_fine[num_bins // 2 - 1]),
+    }
 
 
 def _hide_rows(

@@ -6,8 +6,7 @@ Reads   --timelines_dir    finished directory of 00_tokenize.py that learned the
         --analyze_dir      finished directory of 04_analyze.py (optional)
 Writes  --output_dir       bundle/: all that may leave, with README.md and MANIFEST.json;
                            beside it this run's own log and settings, which stay
-Run     python -m clinrep.export --timelines_dir runs/SITE/00_tokenize --backbone_dir runs/SITE/01_pretrain \\
-            --output_dir runs/SITE/export
+Run     python -m clinrep.export --timelines_dir runs/S/00_tokenize --backbone_dir runs/S/01_pretrain --output_dir OUT
 """
 
 import sys

@@ -43,9 +43,13 @@ def find_models(config: ExportConfig, bundle: Bundle) -> list[FoundModel]:
     models = [_find("backbone", BACKBONE, Path(config.backbone_dir), timelines)]
     runs = artifacts.find_runs(Path(config.classifier_dir)) if config.classifier_dir else []
     if config.classifier_dir and not runs:
-        raise ArtifactError(f"--classifier_dir {config.classifier_dir} holds no run of 02_finetune.py, nor folders of any")
+        raise ArtifactError(
+            f"--classifier_dir {config.classifier_dir} holds no run of 02_finetune.py, nor folders of any"
+        )
     for run_dir in runs:
-        name = re.sub(r"[^\w.=-]", "_", "_".join(run_dir.relative_to(config.classifier_dir or "").parts) or run_dir.name)
+        name = re.sub(
+            r"[^\w.=-]", "_", "_".join(run_dir.relative_to(config.classifier_dir or "").parts) or run_dir.name
+        )
         model = _find(f"classifiers/{name}", CLASSIFIER, run_dir, timelines)
         reason = _find_few(run_dir, timelines, config.min_cell_count)
         if reason:

@@ -72,5 +72,7 @@ def find_problem(path: Path, least: int) -> str:
             if is_counted and re.fullmatch(r"\d+(\.0)?", cell):
                 numbers.append(int(float(cell)))
             if any(0 < number < least for number in numbers):
-                return f"it shows a number under {least} in column {name}; run 04_analyze.py with --min_cell_count {least}"
+                return (
+                    f"it shows a number under {least} in column {name}; run 04_analyze.py with --min_cell_count {least}"
+                )
     return ""

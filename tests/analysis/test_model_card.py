@@ -87,7 +87,7 @@ def test_card_tells_the_model_and_its_training(output):
     assert "3 layers, width 8" in card["Model details", "Backbone"]
     assert "808 parameters" in card["Model details", "Backbone"]  # 100 x 8 + 8
     words = card["Model details", "Pretraining"]
-    assert "9 optimizer steps of 4,096 places" in words
+    assert "9 optimizer steps of 4,096 places for tokens" in words
     assert "123,456 tokens" in words
     assert "last loss 2.25 nats a token in training, best in validation 2.5" in words
     assert "01_pretrain: commit abcdef012345, run on 2031-05-06" in card["Model details", "Code"]
@@ -103,7 +103,7 @@ def test_card_prints_the_scores_of_the_table_and_none_of_few_stays(output):
     assert words in card["Quantitative analyses", name]
     few = {item: content for (_, item), content in card.items() if item.startswith("Imv event at")}
     assert few
-    assert all(content.startswith("not given: too few stays") for content in few.values())
+    assert all(content.startswith("not shown: fewer than 11 test stays") for content in few.values())
     assert not re.search(r"\(1\)", (output / "model_card.md").read_text())
 
 
@@ -112,7 +112,7 @@ def test_card_counts_stays_and_hides_small_splits(site, output, tmp_path):
     shown = f"{test.height} stays of {test['patient_id'].n_unique()} patients"
     assert read_card(output)["Evaluation data", "Size of test at demo"] == shown
     hidden = run(site, tmp_path / "out", f"--min_cell_count={test['patient_id'].n_unique() + 1}")
-    assert read_card(hidden)["Evaluation data", "Size of test at demo"].startswith("fewer than")
+    assert read_card(hidden)["Evaluation data", "Size of test at demo"].startswith("stays of fewer than")
 
 
 def test_card_asks_for_what_no_run_knows_and_names_no_path_or_machine(output):
