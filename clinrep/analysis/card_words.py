@@ -46,14 +46,18 @@ def describe_classifier(run: RunFacts) -> str:
     training = read_training(run)
     start = "a classifier" if run.get("classifier_dir") else "the backbone"
     adapters = f", low-rank adapters of rank {run.get('lora.rank')}" if run.get("lora.rank") else ""
-    return (
-        f"{describe_shape(run, 'classifier')}; fine-tuned from {start}{adapters} on "
-        f"a share of {tell(run.get('training_fraction'))} of the training patients for {tell(training.get('num_steps'))} steps of "
-        f"{tell(run.get('global_batch_size'))} stays, loss {tell(run.get('loss')).replace('_', ' ')}, learning rate "
-        f"{tell(run.get('training.learning_rate'))}, sequences of up to {tell(run.get('max_length'))} tokens, best "
-        f"weights by validation {tell(run.get('metric_for_best'))} (best loss {tell(training.get('eval_loss'))}), "
-        f"seed {tell(run.get('seed'))}"
-    )
+    words = [
+        describe_shape(run, "classifier"),
+        f"fine-tuned from {start}{adapters}",
+        f"on a share of {tell(run.get('training_fraction'))} of the training patients",
+        f"{tell(training.get('num_steps'))} steps of {tell(run.get('global_batch_size'))} stays",
+        f"loss {tell(run.get('loss')).replace('_', ' ')}",
+        f"learning rate {tell(run.get('training.learning_rate'))}",
+        f"sequences of up to {tell(run.get('max_length'))} tokens",
+        f"best weights by validation {tell(run.get('metric_for_best'))} (loss {tell(training.get('eval_loss'))})",
+        f"seed {tell(run.get('seed'))}",
+    ]
+    return "; ".join(words)
 
 
 def describe_tokenizer(study: Study, run: RunFacts) -> str:
