@@ -7,6 +7,7 @@ from collections.abc import Collection
 import polars as pl
 
 from clinrep import artifacts
+from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.tables import PrintedTable
 from clinrep.analysis.tripod_items import ITEMS, Item
@@ -23,7 +24,8 @@ def build_tripod_section(study: Study) -> Section:
     """Return the checklist as a section, and write it as tripod_ai.md into the run directory."""
     from clinrep.analysis.sections import choose_sections  # late: the table of sections names this one
 
-    table = fill_checklist(choose_sections(study.config))
+    has_subgroups = (study.scores["subgroup"] != ALL).any()
+    table = fill_checklist(choose_sections(study.config), has_subgroups)
     artifacts.write_text(study.directory / FILE, format_checklist(table))
     headings = {"item": "Item", "topic": "Topic", "applies": "For", "asks": "Asks for", "answered": "Answered in"}
     caption = (
@@ -36,9 +38,12 @@ def build_tripod_section(study: Study) -> Section:
     return Section("tripod", "TRIPOD+AI checklist", tables=[printed])
 
 
-def fill_checklist(sections: Collection[str]) -> pl.DataFrame:
+def fill_checklist(sections: Collection[str], has_subgroups: bool = False) -> pl.DataFrame:
     """Return `item`, `topic`, `applies`, `asks` and `answered`, all str, for a report with these sections."""
-    rows = [(item.number, item.topic, item.applies, item.asks, _find_answer(item, sections)) for item in ITEMS]
+    rows = []
+    for item in ITEMS:
+        answer = _find_answer(item, sections, has_subgroups)
+        rows.append((item.number, item.topic, item.applies, item.asks, answer))
     return pl.DataFrame(rows, schema=["item", "topic", "applies", "asks", "answered"], orient="row")
 
 
@@ -50,12 +55,12 @@ def format_checklist(table: pl.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _find_answer(item: Item, sections: Collection[str]) -> str:
+def _find_answer(item: Item, sections: Collection[str], has_subgroups: bool) -> str:
     """Return where an item is answered, and what is left to the authors."""
     made = [name for name in item.sections if name in sections]
     parts = [f"section{'s' if len(made) > 1 else ''} {', '.join(made)} of the report"] if made else []
     parts += [", ".join(item.files)] if item.files else []
-    is_whole = bool(made or item.files) and not item.still
-    if not is_whole:
-        parts.append(f"{BY_AUTHORS}: {item.still}" if item.still else BY_AUTHORS)
+    still = "performance of key groups" if item.needs_subgroups and not has_subgroups else item.still
+    if still or not (made or item.files):
+        parts.append(f"{BY_AUTHORS}: {still}" if still else BY_AUTHORS)
     return "; ".join(parts)

@@ -24,6 +24,8 @@ class Item:
     """Files that answer it, beside or instead of sections; always there."""
     still: str = ""
     """What the authors must add; '' where the sections, if made, are enough."""
+    needs_subgroups: bool = False
+    """Whether it is answered only where groups of people are judged apart."""
 
 
 BOTH = "D;E"
@@ -104,7 +106,7 @@ ITEMS = (
     Item("22", "Model specification", "D", "The whole model, so that others can use it, and terms of use", (),
          ("bundle of python -m clinrep.export",), "where it can be had, on which terms"),
     Item("23a", "Model performance", BOTH, "Performance with intervals, by groups too",
-         ("performance", "subgroups", "curves")),
+         ("performance", "subgroups", "curves"), needs_subgroups=True),
     Item("23b", "Model performance", BOTH, "Differences in performance between clusters, if examined",
          ("performance", "comparisons"), still="in words, where there is more than one site"),
     Item("24", "Model updating", "E", "The updated model and its performance", ("recalibration", "local_fine_tuning"),

@@ -154,8 +154,13 @@ def _hide_edges(
             num_hidden += int((~is_fine).sum())
             kept.append(row)
             rows.append(_tell_edges(count, edges, bins, is_fine, of_bins.within, config))
-    schema = {"edges": pl.List(pl.Float64), "train_count": pl.UInt64, "bin_counts": pl.List(pl.UInt64)}
-    new = pl.DataFrame(rows, schema=schema | {"is_median_kept": pl.Boolean})
+    schema: dict[str, pl.DataType] = {
+        "edges": pl.List(pl.Float64),
+        "train_count": pl.UInt64(),
+        "bin_counts": pl.List(pl.UInt64),
+        "is_median_kept": pl.Boolean(),
+    }
+    new = pl.DataFrame(rows, schema=schema)
     return pl.concat([quantiles[kept].select("category", "unit"), new], how="horizontal"), num_hidden
 
 

@@ -32,14 +32,18 @@ def test_items_only_for_one_kind_of_study_are_marked_as_the_statement_does():
 
 
 def test_what_the_report_lacks_is_left_to_the_authors():
-    bare, whole = (dict(fill_checklist(sections).select("item", "answered").iter_rows()) for sections in ([], SECTIONS))
+    bare, whole = (
+        dict(fill_checklist(sections, True).select("item", "answered").iter_rows()) for sections in ([], SECTIONS)
+    )
+    assert bare["20a"] == BY_AUTHORS
     assert bare["23a"] == BY_AUTHORS
     assert whole["23a"].startswith("sections performance")
     assert BY_AUTHORS not in whole["23a"]
     for number in ("1", "17", "18a", "19", "25"):  # no program knows these
         assert BY_AUTHORS in whole[number]
     assert "subgroups" not in bare["14"]
-    assert "subgroups" not in dict(fill_checklist(["performance"]).select("item", "answered").iter_rows())["23a"]
+    without = dict(fill_checklist(["performance"]).select("item", "answered").iter_rows())["23a"]
+    assert without == f"section performance of the report; {BY_AUTHORS}: performance of key groups"
 
 
 def test_markdown_has_a_row_an_item():

@@ -48,6 +48,17 @@ def test_one_person_with_many_values_gives_no_edge():
     assert not find_exportable(edges, counts, get_probabilities(10), people, 2).any()
 
 
+def test_one_person_on_one_side_hides_the_edges_of_that_side():
+    """The lower half is of one person, the upper of 55: only an edge with ten others under it may leave, and back."""
+    values, owners = np.arange(110.0), np.concatenate([np.zeros(55, int), np.arange(1, 56)])
+    edges, counts, people = tell(values, owners)
+    shown = find_exportable(edges, counts, get_probabilities(10), people, 11)
+    assert shown.tolist() == [len(set(owners[values < edge])) >= 11 for edge in edges]
+    assert shown.tolist() == [False] * 5 + [True] * 4
+    edges, counts, people = tell(values, owners[::-1])
+    assert find_exportable(edges, counts, get_probabilities(10), people, 11).tolist() == [True] * 4 + [False] * 5
+
+
 def test_extreme_edges_go_first():
     """110 values of 110 people: 11 lie on the outer side of the outermost edges, so 12 hide just these."""
     edges, counts, people = tell(np.arange(110.0), np.arange(110))
