@@ -65,6 +65,9 @@ def find_problem(path: Path, least: int) -> str:
         return "it cannot be read as CSV"
     if found := PATIENT_COLUMNS & set(table.columns):
         return f"it has columns of single patients: {', '.join(sorted(found))}"
+    is_scored = {"estimate", "num_events"} <= set(table.columns)
+    if is_scored and table.filter(pl.col("estimate").is_not_null() & pl.col("num_events").is_null()).height:
+        return "it has numbers whose counts are hidden; scores/scores.csv has those that may leave"
     for name in table.columns:
         is_counted = _COUNT_COLUMNS.fullmatch(name) and not _NO_PEOPLE.fullmatch(name)
         for cell in table[name].drop_nulls():

@@ -79,6 +79,8 @@ def test_small_cells_hide_scores_on_either_side():
         ('characteristic,all\n"Age, mean (SD)",61.2 (4.0)\n', True),
         ("characteristic,all\nSex,7 (3.0)\n", False),
         ("left_out\n4\n", False),
+        ("estimate,num_events\n0.7,40\n,\n", True),
+        ("estimate,num_events\n0.7,40\n0.9,\n", False),
     ],
 )
 def test_small_counts_are_found_in_tables(text, is_fine, tmp_path):
