@@ -31,10 +31,10 @@ class PrintedTable:
     """All strings; column names are the printed headings."""
     num_keys: int = 1
     """Leading columns that group the rows: a value that repeats is printed once."""
-    alignment: str = ""
-    r"""LaTeX columns of a long table of sentences, as `lp{9cm}`; it may go over several pages. '' is one `l` each."""
     counts: Counts | None = None
     """Columns that count people: `build_sections` hides small cells, and those that would give them away."""
+    alignment: str = ""
+    r"""LaTeX columns of a long table of sentences, as `lp{9cm}`; it may go over several pages. '' is one `l` each."""
 
     @property
     def rows(self) -> list[list[str]]:
