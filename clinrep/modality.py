@@ -40,8 +40,10 @@ class Modality:
     load_encoder: Callable[..., Any]
     load_frozen_language_model: Callable[..., Any]
     read_questions: Callable[..., Any]
-    # stage 04
+    # stage 04 and the export
     read_stay_inputs: Callable[..., Any]
+    describe_question: Callable[..., Any]
+    export_tokenizer: Callable[..., Any]
 
 
 def lazy(target: str) -> Callable[..., Any]:

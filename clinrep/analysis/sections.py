@@ -15,6 +15,7 @@ from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.flow import build_flow_section
 from clinrep.analysis.maps import build_map_section
+from clinrep.analysis.model_card import build_model_card_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.recalibrated import build_recalibration_section
 from clinrep.analysis.risk_figure import build_risk_section
@@ -24,6 +25,7 @@ from clinrep.analysis.suppression import protect_table
 from clinrep.analysis.timeline_page import build_timelines_section
 from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.analysis.transfer_table import build_transfer_section
+from clinrep.analysis.tripod import build_tripod_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -47,6 +49,8 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "risk_over_time": build_risk_section,
     "trajectories": build_trajectory_section,
     "timelines": build_timelines_section,
+    "model_card": build_model_card_section,
+    "tripod": build_tripod_section,
 }
 
 

@@ -33,6 +33,8 @@ class PrintedTable:
     """Leading columns that group the rows: a value that repeats is printed once."""
     counts: Counts | None = None
     """Columns that count people: `build_sections` hides small cells, and those that would give them away."""
+    alignment: str = ""
+    r"""LaTeX columns of a long table of sentences, as `lp{9cm}`; it may go over several pages. '' is one `l` each."""
 
     @property
     def rows(self) -> list[list[str]]:
@@ -81,6 +83,8 @@ def format_score(row: dict[str, Any]) -> str:
 def format_latex(table: PrintedTable) -> str:
     """Return a LaTeX table in booktabs rules, numbers right of the keys."""
     columns = table.words.columns
+    if table.alignment:
+        return _format_long_latex(table)
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -94,6 +98,23 @@ def format_latex(table: PrintedTable) -> str:
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _format_long_latex(table: PrintedTable) -> str:
+    """Return a table of sentences that breaks over lines and pages."""
+    lines = [
+        r"% needs \usepackage{booktabs,longtable}",
+        rf"\begin{{longtable}}{{{table.alignment}}}",
+        rf"\caption{{{_escape_latex(table.title)}. {_escape_latex(table.caption)}}}\label{{tab:{table.name}}} \\",
+        r"\toprule",
+        " & ".join(_escape_latex(column) for column in table.words.columns) + r" \\",
+        r"\midrule",
+        r"\endhead",
+        *(" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{longtable}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -23,6 +23,7 @@ from clinrep.artifacts.tables import (
     write_frames,
     write_table,
 )
+from clinrep.artifacts.weights import count_parameters, read_weight_header
 
 __all__ = [
     "SPLITS",
@@ -31,6 +32,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "count_parameters",
     "count_rows",
     "describe_tables",
     "find_model",
@@ -45,6 +47,7 @@ __all__ = [
     "read_done",
     "read_table",
     "read_table_file",
+    "read_weight_header",
     "write_done",
     "write_frames",
     "write_table",

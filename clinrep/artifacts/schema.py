@@ -74,7 +74,7 @@ TABLES: dict[str, Table] = {
             "token_id": Column("u32", "0..V-1, sorted"),
             "token": Column("str", "unique"),
             "kind": Column("str", "special, bin, time, static, discharge, or the event source's name"),
-            "train_count": Column("u64", "occurrences in kept train timelines"),
+            "train_count": Column("u64", "occurrences in kept train timelines; null where an export hides them", True),
         },
     ),
     "quantiles": Table(

@@ -26,4 +26,6 @@ MODALITY = Modality(
     load_frozen_language_model=lazy("clinrep.ehr.models:load_frozen_language_model"),
     read_questions=lazy("clinrep.ehr.zero_shot:read_questions"),
     read_stay_inputs=lazy("clinrep.ehr.baselines:read_stay_inputs"),
+    describe_question=lazy("clinrep.ehr.outcomes:describe_question"),
+    export_tokenizer=lazy("clinrep.ehr.tokenizer_export:export_tokenizer"),
 )

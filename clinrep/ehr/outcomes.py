@@ -139,6 +139,18 @@ OUTCOMES = {
 }
 
 
+def describe_question(name: str) -> tuple[str, float | None, str]:
+    """Return an outcome's definition, its horizon in hours (None: to the end of the stay), and of whom it is asked."""
+    outcome = lookup(OUTCOMES, name, "outcome")
+    hours = None if outcome.horizon is None else outcome.horizon.total_seconds() / 3600
+    asked = "every stay with a timeline that lasts beyond index_time without the event before it"
+    return (
+        outcome.definition,
+        hours,
+        asked if outcome.precondition is None else f"{asked}; not: {outcome.precondition.reason}",
+    )
+
+
 def check_outcomes(tables: ClifTables, config: TokenizeConfig) -> None:
     """Raise an InputError for an unknown outcome, or a missing or wrong column of one that is known."""
     for name in config.outcomes:

@@ -76,6 +76,9 @@ def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
 
 def _count_train_stays(directory: Path, categories: pl.DataFrame) -> int:
     """Return how many stays a tokenizer was learned on, also where its ids did not come along to another hospital."""
+    told = read_done(directory, "00_tokenize").get("rows", {}).get("train_stays")
+    if told is not None:  # by python -m clinrep.export
+        return int(told)
     if (directory / "splits.parquet").is_file():
         return read_table("splits", directory).filter(pl.col("split") == "train").height
     static = categories.filter((pl.col("source") == "static") & (pl.col("bin_counts").list.len() > 0))

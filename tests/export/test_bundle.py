@@ -1,0 +1,103 @@
+"""What may be in a bundle: names of files, columns, numbers and words."""
+
+import polars as pl
+import pytest
+
+from clinrep import artifacts
+from clinrep.export.bundle import ALLOWED, Bundle, is_allowed
+from clinrep.export.private import PATIENT_COLUMNS, strip_settings
+from clinrep.export.results import find_problem, hide_scores
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "predictions.parquet",
+            "backbone/predictions.parquet",
+            "tokenizer/splits.parquet",
+            "tokenizer/subjects.parquet",
+        ),
+        *("timelines/train/part-00000.parquet", "run.log", "config.yaml", "provenance.json", "environment.txt"),
+        *(
+            "report.html",
+            "figures/roc.png",
+            "tables/../../x.csv",
+            "tables/a/b.csv",
+            "tables/x.parquet",
+            "metrics.jsonl",
+        ),
+        *("representations/test/part-00000.parquet", "backbone/optimizer.pt", "classifiers/x/predictions.parquet"),
+        *("scores/scores.parquet", "settings/run.log", "README.md/x", "backbone/model.safetensors.index.json"),
+    ],
+)
+def test_nothing_else_gets_in(name, tmp_path):
+    assert not is_allowed(name)
+    bundle = Bundle(tmp_path / "bundle")
+    with pytest.raises(AssertionError, match="no place in a bundle"):
+        bundle.write_text(name, "x")
+    path = bundle.directory / name
+    if ".." not in name:  # and a file that came in by another way stops the bundle
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        with pytest.raises(AssertionError, match="no place in a bundle"):
+            bundle.close({})
+
+
+def test_tables_of_the_contract_are_allowed_only_without_rows_of_patients():
+    for name, table in artifacts.TABLES.items():
+        path = table.path.format(split="train", part=0)
+        is_in = any(is_allowed(f"{folder}{path}") for folder in ("", "backbone/", "tokenizer/", "classifiers/x/"))
+        assert is_in == (name in ("vocabulary", "quantiles", "categories"))
+        if "subject_id" in table.columns:
+            assert PATIENT_COLUMNS & table.columns.keys()
+    assert len(ALLOWED) == 7
+
+
+def test_a_frame_with_ids_is_refused(tmp_path):
+    bundle = Bundle(tmp_path / "bundle")
+    with pytest.raises(AssertionError, match="subject_id"):
+        bundle.write_frame("tokenizer/vocabulary.parquet", pl.DataFrame({"subject_id": ["a"]}))
+
+
+def test_small_cells_hide_scores_on_either_side():
+    frame = pl.DataFrame({"site": "s", "model": "m", "probe": "p", "outcome": "o", "subgroup": "all", "metric": "auroc",
+                          "estimate": 0.5, "low": 0.4, "high": 0.6, "num_subjects": [100, 100, 100, 22],
+                          "num_events": [50, 3, 97, 11]})  # fmt: skip
+    assert hide_scores(frame, 11)["estimate"].to_list() == [0.5, None, None, 0.5]
+    assert hide_scores(frame, 11)["high"].null_count() == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fine"),
+    [
+        ("num_stays,auroc\n12,0.1\n", True),
+        ("num_stays\n10\n", False),
+        ("num_stays\n0\n", True),
+        ("num_bootstraps\n5\n", True),
+        ("coefficient,p\n3,0.01\n", True),
+        ('characteristic,all\n"Age, mean (SD)",61.2 (4.0)\n', True),
+        ("characteristic,all\nSex,7 (3.0)\n", False),
+        ("left_out\n4\n", False),
+        ("estimate,num_events\n0.7,40\n,\n", True),
+        ("estimate,num_events\n0.7,40\n0.9,\n", False),
+    ],
+)
+def test_small_counts_are_found_in_tables(text, is_fine, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    assert (find_problem(tmp_path / "t.csv", 11) == "") == is_fine
+
+
+def test_settings_lose_paths():
+    given = {
+        "clif_dir": "/a/b",
+        "timelines_dir": {"s": "runs/x"},
+        "splits_path": None,
+        "note": "see ~/x/y",
+        "unit": "mg/dL",
+    }
+    assert strip_settings({**given, "list": [{"x_path": 1, "y": 2}]}) == {
+        "note": "[removed]",
+        "unit": "mg/dL",
+        "list": [{"y": 2}],
+    }
