@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from clinrep.analysis.classifier_runs import ClassifierRun
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Representation, Site, describe_representation
 from clinrep.analysis.predictions import ZERO_SHOT
@@ -48,6 +49,8 @@ class Predicted:
     """Why there are no probabilities."""
     representation: Representation | None = None
     """What the probe reads; None for a classifier."""
+    run: ClassifierRun | None = None
+    """What the classifier learned from; None for a probe and zero-shot."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predict
                 Predicted(
                     *(site.name, model, NO_PROBE, outcome),
                     *(stays.subject_ids, stays.labels, stays.patients, probabilities),
+                    run=site.classifier_runs.get(outcome, {}).get(model),
                 )
             )
     return collected
