@@ -64,7 +64,10 @@ class AnalyzeConfig(StageConfig):
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
     num_calibration_bins: int = 10
-    """Points of a calibration curve, each an equal share of the stays."""
+    """Points of a calibration curve, and bins of the expected calibration error, each an equal share of the stays."""
+    min_cell_count: int = 11
+    """Fewest people a cell of an exported table may count, others than 0: smaller ones, and those that would give
+    them away, are hidden; 0 shows all. scores.parquet always has all."""
 
     def __post_init__(self) -> None:
         """Refuse sites that do not match and numbers that make no statistic."""
@@ -122,4 +125,5 @@ _LEAST = {
     "min_events_for_estimate": 1,
     "min_events_for_interval": 1,
     "num_calibration_bins": 2,
+    "min_cell_count": 0,
 }

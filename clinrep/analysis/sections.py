@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion_section, build_outcome_section
 from clinrep.analysis.config import AnalyzeConfig
@@ -10,6 +11,7 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.suppression import protect_table
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -31,5 +33,10 @@ def choose_sections(config: AnalyzeConfig) -> list[str]:
 
 
 def build_sections(study: Study) -> list[Section]:
-    """Return the sections that the settings ask for; figures are drawn into the run directory."""
-    return [SECTIONS[name](study) for name in show_progress(choose_sections(study.config), study.config, "sections")]
+    """Return the sections that the settings ask for, small cells hidden; figures are drawn into the run directory."""
+    sections = []
+    for name in show_progress(choose_sections(study.config), study.config, "sections"):
+        section = SECTIONS[name](study)
+        tables = [protect_table(table, study.config.min_cell_count) for table in section.tables]
+        sections.append(replace(section, tables=tables))
+    return sections

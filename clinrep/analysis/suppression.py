@@ -1,0 +1,227 @@
+"""Small cells: which numbers of people no exported table may show, and which others would give them away.
+
+For a section of the report:
+
+- a table of counts, a row of `words` for each row of `numbers`: give the PrintedTable `counts=Counts(...)`, which
+  names the columns that count people, how they add up and what is computed from them. `build_sections` then hides
+  what must be hidden in CSV, LaTeX and page, and says so under the table.
+- a table whose words have other rows than its numbers: call `suppress(numbers, counts, config.min_cell_count)`
+  first (hidden cells are null) and make the words of its answer, a hidden one as `HIDDEN`.
+- a count in a sentence or the title of a figure: `format_count(count, config.min_cell_count)`.
+- counts of labelled test stays and their events occur in many tables, which must hide the same ones: take them from
+  `study.people` (clinrep/analysis/people.py), whose cells are hidden together.
+
+A table that still has a small number in a column of people is not written but withheld, with words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from scipy.optimize import linprog
+
+if TYPE_CHECKING:
+    from clinrep.analysis.tables import PrintedTable
+
+HIDDEN = "*"
+"""What a hidden cell shows."""
+PEOPLE_COLUMNS = ("num_subjects", "num_events", "num_stays", "num_patients", "num_excluded", "num_labelled")
+"""Columns that count people in any table."""
+FIXED_COST = 1e6  # of hiding a cell that is better known than others, such as the size of the cohort
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Which columns of a table count people, how they add up, and what is computed from them."""
+
+    columns: tuple[str, ...]
+    """Integer columns of `numbers`."""
+    sums: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Within a row: (whole, parts), for example (num_subjects, (num_events,)); what the parts leave of the whole is
+    protected too."""
+    across: tuple[tuple[str, str], ...] = ()
+    """Over rows: (key column, its value in rows of totals), for example (split, all): such a row counts all rows that
+    have the same values in the other `keys`."""
+    keys: tuple[str, ...] = ()
+    """Columns that tell rows apart, needed for `across`."""
+    derived: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Count column: columns of `numbers` from which it can be worked out (shares, lists); they become null with it."""
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Count column: headings of `words` that print it or what is derived from it."""
+
+
+class Cells:
+    """Numbers of people and the sums that tie them together."""
+
+    def __init__(self) -> None:
+        self._index: dict[Hashable, int] = {}
+        self._values: list[int] = []
+        self._people: list[int] = []
+        self._is_shown: list[bool] = []
+        self._costs: list[float] = []
+        self._sums: list[tuple[int, list[int]]] = []
+
+    def add(
+        self,
+        key: Hashable,
+        value: int,
+        *,
+        num_people: int | None = None,
+        is_shown: bool = True,
+        is_fixed: bool = False,
+    ) -> None:
+        """Add a cell, once; `num_people` are those behind it (of stays: patients), `value` unless given.
+
+        A cell that is not shown can be worked out where all but it are; a fixed one is hidden only if nothing
+        else helps.
+        """
+        if key in self._index:
+            return
+        self._index[key] = len(self._values)
+        self._values.append(int(value))
+        self._people.append(int(value if num_people is None else num_people))
+        self._is_shown.append(is_shown)
+        self._costs.append(FIXED_COST if is_fixed else 1.0 + value)
+
+    def add_sum(self, whole: Hashable, parts: Sequence[Hashable], *, rest_people: int | None = None) -> None:
+        """Say that a reader knows the whole to be these parts and, where they do not add up to it, a rest not shown."""
+        rest = self._values[self._index[whole]] - sum(self._values[self._index[part]] for part in parts)
+        assert rest >= 0, f"{parts} are more than {whole}"
+        parts = list(parts)
+        if rest:
+            key = ("rest", whole, *parts)
+            self.add(key, rest, num_people=rest_people, is_shown=False)
+            parts.append(key)
+        self._sums.append((self._index[whole], [self._index[part] for part in parts]))
+
+    def hide(self, least: int) -> set[Hashable]:
+        """Return the keys of the cells not to show, so that no cell of 1 to least - 1 people can be worked out.
+
+        Shown zeros are no small cells (the rule of the US Centers for Medicare and Medicaid Services, which also has
+        the 11). For each small cell the others are chosen that let it be `least` or more with all shown sums
+        right, hiding as few people as a linear program finds (Kelly, Golden and Assad, Networks 22 (1992)
+        397-417): so what is shown never says that a hidden cell is small.
+        """
+        values, people = np.array(self._values, float), np.array(self._people)
+        is_small = (people > 0) & (people < least)
+        is_hidden = ~np.array(self._is_shown, bool) | is_small
+        if is_small.any() and self._sums:
+            matrix = np.zeros((len(self._sums), values.size))
+            for row, (whole, parts) in enumerate(self._sums):
+                matrix[row, parts] = 1
+                matrix[row, whole] = -1
+            for cell in np.flatnonzero(is_small)[np.argsort(values[is_small], kind="stable")]:
+                is_hidden |= self._find_moved(matrix, values, is_hidden, int(cell), max(1.0, least - values[cell]))
+        return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
+
+    def _find_moved(
+        self,
+        matrix: np.ndarray,
+        values: np.ndarray,
+        is_hidden: np.ndarray,
+        cell: int,
+        rise: float,
+    ) -> np.ndarray:
+        """Return which cells change when `cell` rises, sums staying right and the cost of shown ones least."""
+        costs = np.where(is_hidden, 0.0, np.array(self._costs))
+        for lower in (1.0, 0.0):  # whoever reads knows that hidden cells are not 0, if that can be kept
+            room = np.where(np.array(self._is_shown), np.maximum(values - lower, 0), values)
+            ups = [(0.0, None if lower == 0 or value or not shown else 0.0)
+                   for value, shown in zip(values, self._is_shown, strict=True)]  # fmt: skip
+            downs = [(0.0, most) for most in room]
+            ups[cell], downs[cell] = (rise, rise), (0.0, 0.0)
+            found = linprog(
+                np.r_[costs, costs], A_eq=np.hstack([matrix, -matrix]), b_eq=np.zeros(len(matrix)), bounds=ups + downs
+            )
+            if found.status == 0:
+                moved: np.ndarray = np.abs(found.x[: values.size] - found.x[values.size :]) > 1e-6
+                return moved
+        return np.ones(values.size, bool)  # no sum can hold: show nothing
+
+
+def suppress(frame: pl.DataFrame, counts: Counts, least: int) -> pl.DataFrame:
+    """Return the frame with what must be hidden null, counts and what is derived from them; `least` 0 hides nothing."""
+    return _apply(frame, counts, find_hidden(frame, counts, least))
+
+
+def find_hidden(frame: pl.DataFrame, counts: Counts, least: int) -> set[tuple[int, str]]:
+    """Return (row, count column) of the cells not to show; null cells are left out of the sums."""
+    cells = Cells()
+    for row, values in enumerate(frame.select(counts.columns).iter_rows()):
+        for column, value in zip(counts.columns, values, strict=True):
+            if value is not None:
+                cells.add((row, column), value)
+    rows = frame.with_row_index("_row")
+    for row in range(frame.height):
+        for whole, parts in counts.sums:
+            names = [part for part in parts if frame[part][row] is not None]
+            if frame[whole][row] is not None and names:
+                cells.add_sum((row, whole), [(row, part) for part in names])
+    for column, total in counts.across:
+        others = [key for key in counts.keys if key != column]
+        for group in rows.partition_by(others) if others else [rows]:
+            wholes = group.filter(pl.col(column) == total)["_row"].to_list()
+            rest = group.filter(pl.col(column) != total)["_row"].to_list()
+            for name in counts.columns if len(wholes) == 1 and rest else ():
+                used = [(part, name) for part in rest if frame[name][part] is not None]
+                if used and frame[name][wholes[0]] is not None:
+                    cells.add_sum((wholes[0], name), used)
+    return {key for key in cells.hide(least) if isinstance(key, tuple)}
+
+
+def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) -> pl.DataFrame:
+    """Return the frame with hidden counts, and what is derived from them, null."""
+    for column in counts.columns:
+        rows = [row for row, name in hidden if name == column]
+        names = [column, *counts.derived.get(column, ())] if rows else []
+        is_hidden = pl.int_range(pl.len()).is_in(rows)
+        frame = frame.with_columns(pl.when(~is_hidden).then(pl.col(name)).alias(name) for name in names)
+    return frame
+
+
+def format_count(count: int, least: int) -> str:
+    """Return `1,234`, or `fewer than 11` for 1 to 10 where `least` is 11."""
+    return f"fewer than {least}" if 0 < count < least else f"{count:,}"
+
+
+def protect_table(table: PrintedTable, least: int) -> PrintedTable:
+    """Return the table with its declared small cells hidden and explained, or without content where some are left."""
+    if table.counts is not None and least:
+        table = _hide_declared(table, table.counts, least)
+    names = [
+        name for name in PEOPLE_COLUMNS if name in table.numbers.columns and table.numbers[name].dtype.is_integer()
+    ]
+    names += [name for name in (table.counts.columns if table.counts else ()) if name not in names]
+    if any(table.numbers[name].is_between(1, least - 1).any() for name in names):
+        caption = f"Withheld: it would show numbers under {least} (min_cell_count)."
+        return replace(table, numbers=table.numbers.clear(), words=table.words.clear(), caption=caption)
+    if any((table.words[name] == HIDDEN).any() for name in table.words.columns):
+        return replace(table, caption=f"{table.caption} {explain_hidden(least)}")
+    return table
+
+
+def explain_hidden(least: int) -> str:
+    """Return the sentence under a table with hidden cells."""
+    return (
+        f"{HIDDEN}: not shown, because the cell, or one that could be worked out from it, counts fewer than {least} "
+        "people (min_cell_count)."
+    )
+
+
+def _hide_declared(table: PrintedTable, counts: Counts, least: int) -> PrintedTable:
+    hidden = find_hidden(table.numbers, counts, least)
+    words = table.words
+    for column in counts.columns:
+        rows = [row for row, name in hidden if name == column]
+        if rows:
+            assert words.height == table.numbers.height, f"{table.name}: call suppress() before making the words"
+            is_hidden = pl.int_range(pl.len()).is_in(rows)
+            words = words.with_columns(
+                pl.when(is_hidden).then(pl.lit(HIDDEN)).otherwise(pl.col(name)).alias(name)
+                for name in counts.words.get(column, ())
+            )
+    return replace(table, numbers=_apply(table.numbers, counts, hidden), words=words)
