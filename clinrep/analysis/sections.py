@@ -9,6 +9,7 @@ from clinrep.analysis.cohort_tables import build_cohort_section, build_exclusion
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
+from clinrep.analysis.local_fine_tuning import build_local_section
 from clinrep.analysis.performance import build_performance_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import protect_table
@@ -22,6 +23,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
     "curves": build_curve_section,
+    "local_fine_tuning": build_local_section,
     "embeddings": build_embedding_section,
 }
 
