@@ -16,6 +16,7 @@ from clinrep.analysis.classifier_runs import STARTS
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.style import LINES, Line
+from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import label_outcome
 
 PANEL_INCHES = (3.4, 2.6)
@@ -56,7 +57,10 @@ def draw_learning_curves(
                     panel.axhline(line.value, color=REFERENCE_COLOR, linestyle=dashes, linewidth=1)
             panel.set_ylabel(METRICS[metric].label if column == 0 else "")
         first = rows.filter(pl.col("outcome") == outcome).row(0, named=True)
-        counts = f"{first['num_subjects']:,} test stays, {first['num_events']:,} with the event"
+        num_subjects, num_events = (
+            format_count(first[name], config.min_cell_count) for name in ("num_subjects", "num_events")
+        )
+        counts = f"{num_subjects} test stays, {num_events} with the event"
         panels[0, column].set_title(f"{label_outcome(outcome, config)}\n{counts}")
         panels[-1, column].set_xlabel("Local training stays")
     figure.legend(handles=_make_handles(rows, labels, label_start), loc="outside lower center", ncols=2, frameon=False)

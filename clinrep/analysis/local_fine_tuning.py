@@ -126,7 +126,7 @@ def _format_cell(row: dict[str, Any]) -> str:
 
 
 def _build_table(averaged: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
-    keys = [*_KEYS, "num_runs", "num_train_stays", "num_train_events", "num_subjects", "num_events"]
+    keys = [*_KEYS, "num_runs", "num_train_stays", "num_train_events"]
     numbers = averaged.pivot("metric", index=keys, values=["estimate", "low", "high", "reason"], maintain_order=True)
     cell = pl.struct("estimate", "low", "high", "reason", "num_runs").map_elements(_format_cell, pl.String)
     printed = averaged.select(*keys, "metric", cell=cell).pivot(
