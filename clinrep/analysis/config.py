@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from clinrep.config import StageConfig, require
+from clinrep.analysis.dynamics_config import EmbeddingConfig, RiskFigureConfig, TrajectoryConfig
+from clinrep.config import StageConfig, lookup, require
+
+PUBLISHED_ROLES = ("mimic", "ucmc")  # the manuscript's two sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,12 @@ class AnalyzeConfig(StageConfig):
     risk_over_time: bool = False
     """Write risk_over_time.parquet: the probes' probability after every token of the test stays whose hidden states
     stage 03 stored."""
+    risk_figure: RiskFigureConfig = field(default_factory=RiskFigureConfig)
+    """How risk over time is drawn and scored."""
+    trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """Settings of the regressions on trajectories."""
+    embeddings: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    """How the token embeddings are drawn."""
     num_bootstraps: int = 1000
     """Bootstrap replicates, resampled by patient."""
     confidence_level: float = 0.95
@@ -61,6 +70,8 @@ class AnalyzeConfig(StageConfig):
     """Fewest stays with the event, and without it, for a number to be given."""
     min_events_for_interval: int = 5
     """Fewest stays with the event, and without it, for an interval to be given."""
+    published_sites: dict[str, str] = field(default_factory=dict)
+    """Sites that stand beside the manuscript's numbers: mimic: SITE, ucmc: SITE, or one of the two."""
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
     num_calibration_bins: int = 10
@@ -109,6 +120,9 @@ class AnalyzeConfig(StageConfig):
                 "have representations",
                 f"give --representations_dir.{site} DIR too",
             )
+        for role, site in self.published_sites.items():
+            lookup(dict.fromkeys(PUBLISHED_ROLES), role, "role in published_sites")
+            lookup(dict.fromkeys(sites), site, f"site in published_sites.{role}")
         if self.train_site is not None:
             rule = f"be a site of timelines_dir ({', '.join(sites)})"
             require(self.train_site in sites, "train_site", self.train_site, rule, "name one of these")

@@ -166,7 +166,7 @@ def _describe(averaged: pl.DataFrame, config: AnalyzeConfig) -> str:
     if (averaged["num_runs"] > 1).any():
         spread += "; in brackets the least and the greatest of several runs around their mean"
     return (
-        "Classifiers of the test split of each site that learned from a share of its own train patients; of one seed "
+        "On the test split of each site, classifiers that learned from a share of its own train patients; of one seed "
         "the patients of a smaller share are among those of a larger one. They started from newly drawn weights, from "
         "the source site's backbone with a new head, or from its fine-tuned classifier; share 0 is that classifier as "
         f"it is. All of the validation split chose the best weights, whatever the share. {spread}."
@@ -191,7 +191,7 @@ def _find_references(study: Study, site: str, outcome: str) -> list[Reference]:
     """Return the horizontal lines of one outcome: the fitted site's probe, and the prevalence."""
     items = [item for item in study.predicted if item.site == site and item.outcome == outcome]
     lines = []
-    if site != study.config.fitted_site and (probe := _choose_probe(items)) is not None:
+    if site != study.config.fitted_site and (probe := choose_probe(items)) is not None:
         chosen = (pl.col("model") == probe.model) & (pl.col("probe") == probe.probe) & (pl.col("subgroup") == ALL)
         of_site = (pl.col("site") == site) & (pl.col("outcome") == outcome)
         for row in study.scores.filter(chosen & of_site).iter_rows(named=True):
@@ -203,7 +203,7 @@ def _find_references(study: Study, site: str, outcome: str) -> list[Reference]:
     return lines
 
 
-def _choose_probe(items: list[Predicted]) -> Predicted | None:
+def choose_probe(items: list[Predicted]) -> Predicted | None:
     """Return the first probe on the deepest layer's last token, or on its first pooling."""
     probes = [(item.representation, item) for item in items if item.representation and item.probabilities is not None]
     ranked = sorted(probes, key=lambda pair: (-pair[0][0], pair[0][1] != "last_token"))  # stable: the first probe

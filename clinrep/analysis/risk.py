@@ -59,6 +59,12 @@ def compute_risk(probe: Any, pooling: str, states: NDArray[np.floating]) -> NDAr
     return probabilities
 
 
+def name_followed(site: Site, probe: FittedProbe, is_several: bool) -> str:
+    """Return `model` of a probe in the table, after the site's name where there are several sites."""
+    prefix = f"{site.name} " if is_several else ""
+    return f"{prefix}{describe_representation(site.source, probe.representation)} {probe.name}"
+
+
 def write_risk_over_time(run: Run, sites: list[Site], probes: list[FittedProbe], config: AnalyzeConfig) -> None:
     """Write risk_over_time.parquet, part by part, in order of sites, then of parts, then of probes.
 
@@ -84,13 +90,12 @@ def _iterate_risk(sites: list[Site], probes: list[FittedProbe], config: AnalyzeC
         if not artifacts.find_parts("hidden_states", directory, TEST_SPLIT):
             logger.info("%s: no hidden states, so no risk over time", site.name)
             continue
-        prefix = f"{site.name} " if len(sites) > 1 else ""
         for part in artifacts.iterate_table("hidden_states", directory, TEST_SPLIT):
-            yield from _follow_part(part, site, probes, prefix, directory)
+            yield from _follow_part(part, site, probes, len(sites) > 1, directory)
 
 
 def _follow_part(
-    part: pl.DataFrame, site: Site, probes: list[FittedProbe], prefix: str, directory: Path
+    part: pl.DataFrame, site: Site, probes: list[FittedProbe], is_several: bool, directory: Path
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of one part of the hidden states, one frame for each layer."""
     for layer in sorted({probe.representation[0] for probe in probes}):
@@ -103,7 +108,7 @@ def _follow_part(
                 f"layer {layer}; name others in layers"
             )
         vectors = states["hidden_state"].to_numpy()
-        yield pl.concat([_follow(states["time"], vectors, stays, site, probe, prefix) for probe in of_layer])
+        yield pl.concat([_follow(states["time"], vectors, stays, site, probe, is_several) for probe in of_layer])
 
 
 def _find_stays(states: pl.DataFrame, site: Site, what: str) -> pl.DataFrame:
@@ -128,7 +133,7 @@ def _follow(
     stays: pl.DataFrame,
     site: Site,
     probe: FittedProbe,
-    prefix: str,
+    is_several: bool,
 ) -> pl.DataFrame:
     """Return the rows of one probe for the labelled ones of these stays."""
     labelled = site.select_labelled(probe.outcome, TEST_SPLIT).subject_ids
@@ -138,11 +143,10 @@ def _follow(
     risks = [compute_risk(probe.probe, pooling, vectors[one]) for one in slices]
     times = [all_times[one] for one in slices]
     lengths = kept["length"].to_numpy()
-    model = f"{prefix}{describe_representation(site.source, probe.representation)} {probe.name}"
     return kept.select(
         "subject_id",
         split=pl.lit(TEST_SPLIT),
-        model=pl.lit(model),
+        model=pl.lit(name_followed(site, probe, is_several)),
         outcome=pl.lit(probe.outcome),
         times=artifacts.make_lists(pl.concat([all_times[:0], *times]), lengths),
         probability=artifacts.make_lists(pl.Series(np.concatenate([[], *risks]).astype(np.float32)), lengths),

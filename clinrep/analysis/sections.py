@@ -11,8 +11,11 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.local_fine_tuning import build_local_section
 from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.published_section import build_published_section
+from clinrep.analysis.risk_figure import build_risk_section
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import protect_table
+from clinrep.analysis.trajectory_models import build_trajectory_section
 from clinrep.config import lookup
 from clinrep.run import show_progress
 
@@ -25,6 +28,9 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "curves": build_curve_section,
     "local_fine_tuning": build_local_section,
     "embeddings": build_embedding_section,
+    "risk_over_time": build_risk_section,
+    "trajectories": build_trajectory_section,
+    "published": build_published_section,
 }
 
 

@@ -1,0 +1,60 @@
+"""The AUROC of several models on the same stays, with intervals: for tables that need no other metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, compute_interval, draw_patient_counts
+from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.metrics import Floats, compute_auroc, rank
+from clinrep.analysis.scores import explain_too_few
+
+
+def score_auroc(
+    labels: NDArray[np.bool_],
+    patients: NDArray[np.intp],
+    probabilities: dict[str, Floats],
+    config: AnalyzeConfig,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return for each model `estimate`, `low`, `high`, `num_subjects`, `num_events`, and `reason` for what is null.
+
+    Intervals are percentiles of the bootstrap by patient; all models see the same replicates.
+
+    Args:
+        labels: (N,)
+        patients: (N,) number of each stay's patient, any numbers.
+        probabilities: model -> (N,)
+        config: numbers of replicates and of the events that an estimate and an interval need.
+        seed: of the replicates.
+    """
+    num_subjects, num_events = labels.size, int(labels.sum())
+    counts = {"num_subjects": num_subjects, "num_events": num_events}
+    reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate)
+    if reason:
+        return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
+    rankings = [rank(labels, values) for values in probabilities.values()]
+    reason = explain_too_few(num_subjects, num_events, config.min_events_for_interval)
+    replicates = np.full((len(rankings), config.num_bootstraps), np.nan)
+    numbers = np.unique(patients, return_inverse=True)[1]
+    chunk_rows, first = max(1, CHUNK_WEIGHTS // num_subjects), 0
+    drawn = () if reason else draw_patient_counts(int(numbers.max()) + 1, config.num_bootstraps, seed, chunk_rows)
+    for counted in drawn:
+        for index, ranking in enumerate(rankings):
+            values = compute_auroc(ranking.tally(counted[:, numbers[ranking.order]]))
+            replicates[index, first : first + len(counted)] = values
+        first += len(counted)
+    rows = []
+    for model, ranking, values in zip(probabilities, rankings, replicates, strict=True):
+        estimate = float(compute_auroc(ranking.tally(np.ones((1, num_subjects))))[0])
+        interval = None if reason else compute_interval(values, config.confidence_level)
+        low, high = interval or (None, None)
+        words = reason or (None if interval else "too few patients with the event to resample")
+        rows.append({"model": model, "estimate": estimate, "low": low, "high": high, **counts, "reason": words})
+    return rows
+
+
+_EMPTY: dict[str, None] = {"estimate": None, "low": None, "high": None}

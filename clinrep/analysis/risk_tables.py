@@ -1,0 +1,62 @@
+"""Printed tables of the AUROC over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from clinrep.analysis.study import Study
+from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
+
+SCHEMA = {
+    **dict.fromkeys(("site", "outcome", "axis", "model"), pl.String),
+    **dict.fromkeys(("at", "estimate", "low", "high"), pl.Float64),
+    **dict.fromkeys(("num_subjects", "num_events"), pl.UInt64),
+    "reason": pl.String,
+}
+_AXES = {
+    "hours": ("risk_auroc_by_hours", "AUROC by hours", "{:g} h"),
+    "num_tokens": ("risk_auroc_by_tokens", "AUROC by number of tokens", "{:g} tokens"),
+}
+
+
+def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> PrintedTable:
+    """Return the AUROC at each point of an axis, `hours` or `num_tokens`, a row a model.
+
+    Args:
+        rows: with the columns of `SCHEMA`.
+        axis: whose rows are printed.
+        study: settings and sites.
+    """
+    name, title, heading = _AXES[axis]
+    numbers = pl.DataFrame(rows, schema=SCHEMA).filter(pl.col("axis") == axis)
+    config = study.config
+    keys = ["site", "outcome"]
+    scores = numbers.with_columns(
+        cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
+    ).pivot("at", index=[*keys, "model"], values="cell", maintain_order=True)
+    first = numbers.filter(pl.col("model") == pl.col("model").first().over(keys))
+    counts = first.with_columns(
+        cell=pl.format("{} ({})", "num_subjects", "num_events"), model=pl.lit("Stays (events)")
+    ).pivot("at", index=[*keys, "model"], values="cell", maintain_order=True)
+    order = numbers.select(keys).unique(maintain_order=True).with_row_index("order")
+    wide = pl.concat([counts, scores]).join(order, on=keys, maintain_order="left").sort("order", maintain_order=True)
+    wide = wide.with_columns(outcome=pl.col("outcome").map_elements(lambda one: label_outcome(one, config), pl.String))
+    headings = {"outcome": "Outcome", "model": "Model"}
+    headings |= {str(at): heading.format(at) for at in numbers["at"].unique().sort()}
+    words, num_keys = to_words(wide, headings)
+    whose = {
+        "hours": "the stays that have a token by then",
+        "num_tokens": "the stays that have as many tokens, so that columns are of different stays",
+    }
+    level = f"{100 * config.confidence_level:g} %"
+    caption = (
+        f"How well what each model says by then tells test stays with the outcome from those without, among "
+        f"{whose[axis]}: the same stays for every model of a site and outcome. With {level} percentile intervals of "
+        f"{config.num_bootstraps:,} bootstrap replicates resampled by patient. URT: trained on sequences cut at a "
+        "uniformly random token."
+    )
+    if axis == "hours":
+        caption += f" Hours count from {config.risk_figure.origin.replace('_', ' ')}."
+    return PrintedTable(name, title, caption, numbers, words, num_keys + 1)

@@ -1,0 +1,137 @@
+"""Outcome ~ path length + maximum jump + anomaly score: the measures of each stay, joined by id, and the fits.
+
+N stays, K terms: the intercept and the regressors.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from clinrep import artifacts
+from clinrep.analysis.checks import require_same_subjects, require_unique
+from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
+from clinrep.analysis.logits import estimate_logit, explain_no_fit, predict_logit
+from clinrep.analysis.metrics import Floats
+from clinrep.analysis.scores import explain_too_few
+from clinrep.analysis.study import Study
+
+logger = logging.getLogger("clinrep")
+
+REGRESSORS = ("path_length", "max_jump", "anomaly_score")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The labelled stays of one site, outcome and split that have all measures, N in order of subject_id."""
+
+    subject_ids: pl.Series
+    labels: NDArray[np.bool_]
+    patients: NDArray[np.intp]
+    """(N,) number of each stay's patient; not every number need occur."""
+    regressors: dict[str, Floats]
+    """Name in `REGRESSORS` -> (N,)."""
+    num_left_out: int
+    """Labelled stays without a jump, whose sequence is one token."""
+
+    def take(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], dict[str, Floats]]:
+        """Return labels and regressors of some stays."""
+        return self.labels[rows], {name: values[rows] for name, values in self.regressors.items()}
+
+
+def read_measures(site: Site, study: Study) -> pl.DataFrame | None:
+    """Return subject_id, split and the columns of `REGRESSORS` of each stay; None where stage 03 wrote none.
+
+    The test split, and the train split where its trajectories and anomaly scores are there.
+
+    Raises:
+        InputError: a split has trajectories of some of its stays but not of all, or of others.
+    """
+    directory = Path(study.config.representations_dir[site.name])
+    if not artifacts.find_parts("trajectories", directory):
+        return None
+    where = f"{directory}/trajectories.parquet"
+    table = artifacts.read_table("trajectories", directory).select("subject_id", "split", "path_length", "max_jump")
+    require_unique(table, ["subject_id"], where)
+    scores = _select_main(study.anomalies).filter(pl.col("site") == site.name)
+    measures = []
+    for split in (TEST_SPLIT, FIT_SPLIT):
+        rows = table.filter(pl.col("split") == split).drop("split")
+        scored = scores.filter(pl.col("split") == split).select("subject_id", anomaly_score="score")
+        if split != TEST_SPLIT and not (rows.height and scored.height):
+            continue
+        expected = site.stays.filter(pl.col("split") == split)["subject_id"]
+        whose = f"the {split} split of the timelines"
+        require_same_subjects(rows["subject_id"], expected, f"{where}, split {split}", whose)
+        require_same_subjects(scored["subject_id"], expected, f"anomaly scores of {site.name}, split {split}", whose)
+        joined = rows.join(scored, on="subject_id").sort("subject_id")
+        measures.append(joined.with_columns(pl.col("max_jump").cast(pl.Float64), split=pl.lit(split)))
+    return pl.concat(measures)
+
+
+def _select_main(anomalies: pl.DataFrame) -> pl.DataFrame:
+    """Return the scores of one method, the first, where several were asked for."""
+    if "method" not in anomalies.columns:
+        return anomalies
+    return anomalies.filter(pl.col("method") == pl.col("method").first())
+
+
+def select_measured(site: Site, measures: pl.DataFrame, outcome: str, split: str) -> Measured:
+    """Return the labelled stays of a split with their measures."""
+    stays = site.select_labelled(outcome, split)
+    rows = stays.subject_ids.to_frame().join(
+        measures.filter(pl.col("split") == split), on="subject_id", how="left", maintain_order="left"
+    )
+    is_whole = rows.select(pl.all_horizontal(pl.col(REGRESSORS).is_not_null())).to_series().to_numpy()
+    return Measured(
+        stays.subject_ids.filter(pl.Series(is_whole)),
+        stays.labels[is_whole],
+        stays.patients[is_whole],
+        {name: rows[name].to_numpy()[is_whole].astype(np.float64) for name in REGRESSORS},
+        int((~is_whole).sum()),
+    )
+
+
+def explain_unfit(labels: NDArray[np.bool_], regressors: dict[str, Floats], min_events: int) -> str:
+    """Return why no regression is fitted to these stays, or ''."""
+    too_few = explain_too_few(labels.size, int(labels.sum()), min_events)
+    return f"no fit: {too_few}" if too_few else explain_no_fit(labels, regressors)
+
+
+def predict_from_train(train: Measured, test: Measured, min_events: int) -> tuple[Floats | None, str]:
+    """Return (N,) probabilities of the test stays by the fit on the train stays, or None and why there is none."""
+    reason = explain_unfit(train.labels, train.regressors, min_events)
+    if reason:
+        return None, f"{reason} (train)"
+    return predict_logit(estimate_logit(train.labels, train.regressors), test.regressors), ""
+
+
+def deal_folds(labels: NDArray[np.bool_], patients: NDArray[np.intp], num_folds: int, seed: int) -> NDArray[np.intp]:
+    """Return (N,) the fold of each stay: all stays of a patient in one, patients with an event dealt evenly."""
+    names, numbers = np.unique(patients, return_inverse=True)
+    has_event = np.bincount(numbers, weights=labels, minlength=names.size) > 0
+    order = np.random.default_rng(seed).permutation(names.size)
+    order = order[np.argsort(~has_event[order], kind="stable")]
+    folds = np.empty(names.size, dtype=np.intp)
+    folds[order] = np.arange(names.size) % num_folds
+    return folds[numbers]
+
+
+def predict_across_folds(test: Measured, num_folds: int, seed: int) -> tuple[Floats | None, str]:
+    """Return (N,) probabilities, each by a fit on the folds its patient is not in, or None and why there are none."""
+    folds = deal_folds(test.labels, test.patients, num_folds, seed)
+    probabilities = np.empty(test.labels.size)
+    for fold in range(num_folds):
+        is_held = folds == fold
+        labels, regressors = test.take(~is_held)
+        reason = explain_unfit(labels, regressors, min_events=1)
+        if reason:
+            return None, f"{reason} (without fold {fold + 1} of {num_folds})"
+        _, held = test.take(is_held)
+        probabilities[is_held] = predict_logit(estimate_logit(labels, regressors), held)
+    return probabilities, ""
