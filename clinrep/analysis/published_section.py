@@ -206,8 +206,8 @@ def _build_table(joined: pl.DataFrame, study: Study) -> PrintedTable:
     )
     caption = (
         "Numbers of the manuscript (arXiv 2504.10422), which gives no intervals, and the same numbers of the sites "
-        f"named here in its place; in parentheses {100 * config.confidence_level:g} % intervals: of AUROCs by bootstrap over "
-        "patients, of coefficients with standard errors by patient. Coefficients are of unscaled regressors, so they "
-        "depend on the width of the model. What differs on purpose is told in docs/manuscript.md."
+        f"named here in its place; in parentheses {100 * config.confidence_level:g} % intervals: of AUROCs by "
+        "bootstrap over patients, of coefficients with standard errors by patient. Coefficients are of unscaled "
+        "regressors, so they depend on the width of the model. What differs on purpose is told in docs/manuscript.md."
     )
     return PrintedTable("published", "The manuscript's numbers and ours", caption, numbers, words, 3)
