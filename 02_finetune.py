@@ -7,13 +7,14 @@ Writes  --output_dir      classifier/, predictions.parquet (every labelled stay 
                           of a search also search/ and trials/
 Run     python 02_finetune.py --config configs/ehr/demo/02_finetune.yaml --outcome in_hospital_death
 
-One outcome a run. SIGUSR1, SIGTERM or Ctrl-C saves, writes STOPPED and ends with exit code 75; the same
-command continues.
+One outcome a run; with --training_fraction 0 it only predicts, with the classifier of --classifier_dir as it is.
+SIGUSR1, SIGTERM or Ctrl-C saves, writes STOPPED and ends with exit code 75; the same command continues.
 """
 
 from functools import partial
 from typing import Any
 
+from clinrep.distributed import choose_device
 from clinrep.modality import Modality, load_stage
 from clinrep.run import Run, open_run, run_stage
 from clinrep.stop_signal import StopSignal
@@ -25,10 +26,8 @@ def main(argv: list[str]) -> None:
     """Run stage 02 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
-        from clinrep.classification import (
-            choose_metric,
-            list_outputs,
-        )  # late: torch loads slowly, and Optuna is seldom needed
+        # late: torch loads slowly, and Optuna is seldom needed
+        from clinrep.classification import choose_metric, list_outputs
         from clinrep.training import check_share
 
         if config.search.num_trials:
@@ -61,6 +60,8 @@ def finetune(modality: Modality, stop: StopSignal, config: Any, run: Run, on_val
     classifier = modality.load_classifier(config)
     sequences = modality.load_sequences(config.timelines_dir, config.max_length, config.outcome, config.truncation)
     data = Classification(sequences, config)
+    if not data.is_learned_from:
+        return classifier.to(choose_device()), data
     classifier.item_loss = data.make_loss()
     classifier = add_lora(classifier, config.lora, classifier.HEAD, config.seed)
     rates = make_rate_factors(classifier, config.layer_learning_rate_decay, classifier.HEAD)

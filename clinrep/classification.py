@@ -6,7 +6,6 @@ B sequences, L positions, N sequences in all, T tokens in all.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from clinrep.artifacts import make_lists
 from clinrep.batches import IGNORED, Item, LabelledItems, pad_left, pad_right
 from clinrep.class_losses import ItemLoss, make_loss
 from clinrep.config import InputError
+from clinrep.patient_shares import choose_patients
 from clinrep.run import Run
 from clinrep.sequences import Sequences, iterate_batches
 from clinrep.training import Task, save_model
@@ -89,15 +89,11 @@ def check_classes(train: Sequences, val: Sequences, outcome: str, metric_for_bes
 
 
 def take_fraction(sequences: Sequences, fraction: float, seed: int) -> Sequences:
-    """Return the sequences of a share of their patients, rounded up; all stays of a patient stay together.
-
-    For one seed the patients of a smaller share are among those of a larger one.
-    """
+    """Return the sequences of a share of their patients, as `choose_patients`; all stays of a patient stay together."""
     if fraction == 1:
         return sequences
-    patients = sequences.subjects["patient_id"].unique().to_list()
-    patients.sort(key=lambda patient: (distributed.derive_seed(seed, f"training_fraction/{patient}"), patient))
-    chosen = pl.Series(patients[: math.ceil(fraction * len(patients))])
+    patients = sequences.subjects["patient_id"].unique()
+    chosen = choose_patients(patients, fraction, seed)
     rows = np.flatnonzero(sequences.subjects["patient_id"].is_in(chosen.implode()).to_numpy())
     words = "train: %d of %d patients and %d of %d stays are learned from (training_fraction %g)"
     logger.info(words, len(chosen), len(patients), len(rows), len(sequences), fraction)
@@ -181,7 +177,10 @@ class Classification:
         self._sequences, self._config = sequences, config
         self._val = sequences.select("val")
         train = take_fraction(sequences.select("train"), config.training_fraction, config.seed)
-        check_classes(train, self._val, config.outcome, config.metric_for_best)
+        self.is_learned_from = config.training_fraction > 0
+        """False where the classifier only predicts."""
+        if self.is_learned_from:
+            check_classes(train, self._val, config.outcome, config.metric_for_best)
         seed = distributed.derive_seed(config.seed, "truncation") if config.random_truncation else None
         self.train_items = LabelledItems(train, seed)
         self.companions = sequences.companions

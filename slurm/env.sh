@@ -20,6 +20,8 @@ source .venv/bin/activate                     # a. the .venv that `make setup` m
 CLIF_DIR=sample_data/clif_demo                # the folder of your CLIF tables
 RUN_DIR=runs/main                             # each stage writes RUN_DIR/<stage>
 SITE=main                                     # what stage 04 calls this site in tables and figures
+OTHER_SITES=()                                # more sites in stage 04's report, as NAME=RUN_DIR: (ucmc=runs/ucmc); their
+                                              # stages run with RUN_DIR and CLIF_DIR above set to theirs
 CONFIG_DIR=configs/ehr                        # the folder of <stage>.yaml; configs/ehr/demo for the sample data
 OUTCOMES=(in_hospital_death long_length_of_stay icu_admission imv_event)   # of stage 02's array, in this order;
                                               # with more or fewer change --array in slurm/02_finetune.sbatch too

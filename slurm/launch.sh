@@ -6,12 +6,14 @@
 # checked then wins over what it says by now, as for the next site.
 CLIF_DIR=${PIN_CLIF_DIR-$CLIF_DIR} RUN_DIR=${PIN_RUN_DIR-$RUN_DIR} SITE=${PIN_SITE-$SITE}
 CONFIG_DIR=${PIN_CONFIG_DIR-$CONFIG_DIR}
+[ -z "${PIN_OTHER_SITES+set}" ] || IFS=: read -r -a OTHER_SITES <<< "$PIN_OTHER_SITES"
 [ -z "${PIN_OUTCOMES:-}" ] || read -r -a OUTCOMES <<< "$PIN_OUTCOMES"
 
 # pin_site: export what jobs submitted now are to use whenever they start.
 pin_site() {
   export PIN_CLIF_DIR=$CLIF_DIR PIN_RUN_DIR=$RUN_DIR PIN_SITE=$SITE PIN_CONFIG_DIR=$CONFIG_DIR
-  export PIN_OUTCOMES="${OUTCOMES[*]}"
+  export PIN_OUTCOMES="${OUTCOMES[*]}" PIN_OTHER_SITES
+  PIN_OTHER_SITES=$(IFS=: && echo "${OTHER_SITES[*]}")
 }
 
 # launch SCRIPT ARGS...: one process, on the job's first node.
@@ -183,6 +185,17 @@ choose_outcome() {
     "(OUTCOMES in slurm/env.sh: ${OUTCOMES[*]}), or give --outcome NAME"
 }
 
+# list_other_sites: set `other_sites` to the flags of stage 04 for OTHER_SITES.
+list_other_sites() {
+  local entry site run_dir
+  other_sites=()
+  for entry in "${OTHER_SITES[@]}"; do
+    site=${entry%%=*} run_dir=${entry#*=}
+    other_sites+=("--timelines_dir.$site" "$run_dir/00_tokenize" "--representations_dir.$site" "$run_dir/03_extract_reps"
+      "--predictions_dir.$site" "$run_dir/02_finetune")
+  done
+}
+
 # refuse WORDS...: end with one message.
 refuse() {
   echo "$(basename "$0"): error: $*" >&2
@@ -194,6 +207,10 @@ check_site() {
   local name
   for name in CLIF_DIR RUN_DIR SITE CONFIG_DIR OUTCOMES; do
     [ -n "${!name:-}" ] || refuse "$name is empty or missing in slurm/env.sh; give it a value"
+  done
+  for name in "${OTHER_SITES[@]}"; do
+    [[ $name =~ ^[A-Za-z0-9_-]+=[^:]+$ ]] ||
+      refuse "OTHER_SITES in slurm/env.sh holds '$name'; write NAME=RUN_DIR, as ucmc=runs/ucmc, without a colon"
   done
   for name in MAX_REQUEUES PROCESSES_PER_NODE THREADS_PER_PROCESS; do
     [[ ${!name:-} =~ ^[0-9]*$ ]] || refuse "$name is '${!name}' in slurm/env.sh; give a whole number"

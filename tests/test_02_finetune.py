@@ -110,6 +110,52 @@ def test_a_classifier_continues(root, finished):
     assert (root / "three" / "classifier" / "model.safetensors").is_file()
 
 
+def test_a_classifier_that_learns_nothing_predicts_as_it_is_at_another_site(root, finished):
+    """Fraction 0: the same weights, on stays it has not seen, and no step of training."""
+    other = write_fake_tokenizer_run(root / "other_00", num_subjects=40, seed=6)
+    assert artifacts.read_table("vocabulary", other)["token"].equals(
+        artifacts.read_table("vocabulary", root / "00_tokenize")["token"]
+    ), "one tokenizer, or the model does not fit"
+    more = ["--backbone_dir", "null", "--classifier_dir", str(finished), "--training_fraction", "0"]
+    load_main(STAGE)(flags(root, "same", *more))
+    one, same = (artifacts.read_table("predictions", path) for path in (finished, root / "same"))
+    assert one.equals(same)
+    load_main(STAGE)(flags(root, "applied", *more, "--timelines_dir", str(other)))
+    before, after = (load_file(path / "classifier" / "model.safetensors") for path in (finished, root / "applied"))
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+    predictions = artifacts.read_table("predictions", root / "applied")
+    labelled = artifacts.read_table("outcomes", other).filter(outcome="icu_admission").drop_nulls("label")
+    assert set(predictions["subject_id"]) == set(labelled["subject_id"])
+    assert not (root / "applied" / "checkpoints").exists()
+    with pytest.raises(SystemExit) as caught:  # finished: the same again says so
+        load_main(STAGE)(flags(root, "applied", *more, "--timelines_dir", str(other)))
+    assert caught.value.code == 0
+
+
+def test_from_scratch_takes_the_shape_and_no_weight_of_the_backbone(root):
+    """One step of 1e-9 leaves the weights that were drawn."""
+    more = ["--training.max_steps", "1", "--training.eval_steps", "1", "--training.learning_rate", "1e-9"]
+    weights = {}
+    for name, extra in {"pretrained": [], "new": ["--from_scratch", "true"]}.items():
+        load_main(STAGE)(flags(root, f"start_{name}", *more, *extra))
+        weights[name] = load_file(root / f"start_{name}" / "classifier" / "model.safetensors")
+    load_main(STAGE)(flags(root, "start_seed", *more, "--from_scratch", "true", "--seed", "7"))
+    other = load_file(root / "start_seed" / "classifier" / "model.safetensors")
+    backbone = load_file(root / "01_pretrain" / "backbone" / "model.safetensors")
+    matrices = [name for name in weights["new"] if weights["new"][name].dim() > 1]
+    assert {name: weights["new"][name].shape for name in matrices} == {
+        name: weights["pretrained"][name].shape for name in matrices
+    }
+    for name in matrices:
+        spread = weights["new"][name].std().item()
+        assert spread == pytest.approx(0.02, rel=0.25), f"{name}: Llama's initial weights"
+        assert (weights["new"][name] - other[name]).abs().max() > 0.01, f"{name}: another seed draws others"
+        if name in backbone:
+            assert (weights["pretrained"][name] - backbone[name]).abs().max() < 1e-6
+            assert (weights["new"][name] - backbone[name]).abs().max() > 0.01
+
+
 def test_risk_over_time_ends_with_the_prediction(root):
     more = ["--risk_over_time", "[test]", "--random_truncation", "true", "--training.max_steps", "4"]
     load_main(STAGE)(flags(root, "over_time", *more, "--training.eval_steps", "2"))
@@ -276,7 +322,9 @@ def test_compiling_ever_other_lengths_is_refused(root):
         (["--training.learning_rat", "1"], "learning_rat"),
         (["--lora.rank", "2", "--lora.targets", "[query]"], "lora.targets holds 'query'"),
         (["--risk_over_time", "[tset]"], "unknown split in risk_over_time 'tset'"),
-        (["--training_fraction", "0"], "training_fraction is 0.0 but must be above 0"),
+        (["--training_fraction", "-1"], "training_fraction is -1.0 but must be in [0, 1]"),
+        (["--training_fraction", "0"], "training_fraction is 0.0 but must be above 0 without classifier_dir"),
+        (["--from_scratch", "true", "--lora.rank", "2"], "lora.rank is 2 but must be 0 with from_scratch"),
     ],
 )
 def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):

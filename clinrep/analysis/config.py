@@ -15,7 +15,9 @@ from clinrep.analysis.model_config import (
     NearestNeighborsConfig,
 )
 from clinrep.analysis.timeline_config import TimelinesConfig
-from clinrep.config import StageConfig, require
+from clinrep.config import StageConfig, lookup, require
+
+PUBLISHED_ROLES = ("mimic", "ucmc")  # the manuscript's two sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,8 @@ class AnalyzeConfig(StageConfig):
     max_decision_threshold: float | None = None
     """Highest threshold probability of the decision curves; null chooses it for each outcome: five times the share
     of stays with the event, rounded up to a multiple of 0.05, at most 0.5."""
+    published_sites: dict[str, str] = field(default_factory=dict)
+    """Sites that stand beside the manuscript's numbers: mimic: SITE, ucmc: SITE, or one of the two."""
     data_notice: str = ""
     """Sentence at the foot of the report, for example what the data's licence asks for."""
     timelines: TimelinesConfig = field(default_factory=TimelinesConfig)
@@ -175,6 +179,9 @@ class AnalyzeConfig(StageConfig):
                 "have representations",
                 f"give --representations_dir.{site} DIR too",
             )
+        for role, site in self.published_sites.items():
+            lookup(dict.fromkeys(PUBLISHED_ROLES), role, "role in published_sites")
+            lookup(dict.fromkeys(sites), site, f"site in published_sites.{role}")
         if self.train_site is not None:
             rule = f"be a site of timelines_dir ({', '.join(sites)})"
             require(self.train_site in sites, "train_site", self.train_site, rule, "name one of these")

@@ -79,9 +79,10 @@ _CALIBRATION_CAPTION = (
 
 
 def select_drawn(predicted: list[Predicted]) -> list[Predicted]:
-    """Return the classifiers and the probes on the deepest layer: more curves than that hide each other."""
+    """Return the main classifiers and the probes on the deepest layer: more curves than that hide each other."""
     deepest = max((item.representation[0] for item in predicted if item.representation), default=0)
-    return [item for item in predicted if item.representation is None or item.representation[0] == deepest]
+    main = [item for item in predicted if item.run is None or item.run.is_main]
+    return [item for item in main if item.representation is None or item.representation[0] == deepest]
 
 
 def assign_lines(predicted: list[Predicted]) -> dict[tuple[str, str], Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
+from clinrep.analysis.classifier_runs import ClassifierRun
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.predictions import ZERO_SHOT, read_predictions, read_zero_shot
 from clinrep.artifacts import ArtifactError
@@ -65,6 +66,8 @@ class Site:
     """By split: at least test, at the fitted site train too, and whatever else stage 03 extracted."""
     predictions: dict[str, dict[str, pl.DataFrame]]
     """What classifiers, or the backbone zero-shot, predicted, by outcome and model."""
+    classifier_runs: dict[str, dict[str, ClassifierRun]] = field(default_factory=dict)
+    """What the classifiers started from and learned from, by outcome and model, as in `predictions`."""
 
     def select_labelled(self, outcome: str, split: str) -> Labelled:
         """Return the labelled stays of a split; null labels are excluded, never false."""
@@ -114,7 +117,7 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
     timelines, representations = Path(config.timelines_dir[name]), Path(config.representations_dir[name])
     stays, outcomes = _read_stays(timelines)
     made_from = check_made_from("03_extract_reps", representations, timelines)
-    predictions = read_predictions(config.predictions_dir.get(name), timelines, outcomes)
+    predictions, classifier_runs = read_predictions(config.predictions_dir.get(name), timelines, outcomes)
     for outcome, answers in read_zero_shot(representations, outcomes).items():
         predictions.setdefault(outcome, {})[ZERO_SHOT] = answers
     needed = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
@@ -130,6 +133,7 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
         token_embeddings=artifacts.read_table("token_embeddings", representations).sort("token_id"),
         representations=vectors,
         predictions=predictions,
+        classifier_runs=classifier_runs,
     )
     logger.info(
         "%s: %d stays, representations %s, predictions of %s",

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-import yaml
 
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
+from clinrep.analysis.classifier_runs import CLASSIFIER as CLASSIFIER
+from clinrep.analysis.classifier_runs import ClassifierRun, describe_run, find_main, name_runs
 from clinrep.artifacts import ArtifactError
-from clinrep.config import FREE_SETTINGS, InputError, flatten
+from clinrep.config import InputError
 
-CLASSIFIER, ZERO_SHOT = "classifier", "zero-shot"
+ZERO_SHOT = "zero-shot"
 TESTED = "test"
 
 logger = logging.getLogger("clinrep")
 
 
-def read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame) -> dict[str, dict[str, pl.DataFrame]]:
-    """Return a site's predictions by outcome and model, checked against the labels; {} where none are given.
+def read_predictions(
+    given: str | None, timelines: Path, outcomes: pl.DataFrame
+) -> tuple[dict[str, dict[str, pl.DataFrame]], dict[str, dict[str, ClassifierRun]]]:
+    """Return a site's predictions by outcome and model, checked against the labels, and the runs that made them.
 
     The model is `classifier`; of several runs of one outcome it also says what differs, as in
-    `classifier seed 2 training_fraction 0.05`.
+    `classifier seed 2 training_fraction 0.05`. Both are {} where none are given.
 
     Raises:
         InputError: an unfinished run, one made from other timelines, other stays or labels than those of
@@ -38,13 +41,20 @@ def read_predictions(given: str | None, timelines: Path, outcomes: pl.DataFrame)
         for (outcome,), rows in table.partition_by("outcome", as_dict=True).items():
             _check_predictions(rows, outcomes, f"{directory / 'predictions.parquet'}, outcome {outcome}")
             runs.setdefault(str(outcome), []).append((directory, rows))
-    predictions = {}
+    predictions, described = {}, {}
+    stays = outcomes.select("subject_id", "patient_id").unique()
     for outcome, found in runs.items():
         names = name_runs([directory for directory, _ in found])
         if len(set(names)) < len(names):
             raise InputError(f"predictions of {outcome} occur twice under {given} with the same settings; keep one")
-        predictions[outcome] = {name: rows for name, (_, rows) in sorted(zip(names, found, strict=True))}
-    return predictions
+        named = dict(zip(names, found, strict=True))
+        predictions[outcome] = {name: named[name][1] for name in sorted(names)}
+        of_outcome = [describe_run(*named[name], stays) for name in sorted(names)]
+        described[outcome] = {
+            name: replace(run, is_main=is_main)
+            for name, run, is_main in zip(sorted(names), of_outcome, find_main(of_outcome), strict=True)
+        }
+    return predictions, described
 
 
 def read_zero_shot(representations: Path, outcomes: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -87,37 +97,6 @@ def find_prediction_runs(directory: Path) -> list[Path]:
     if not runs:
         raise ArtifactError(f"{directory} holds no run of 02_finetune.py, neither itself nor in a folder; run it first")
     return runs
-
-
-def name_runs(directories: list[Path]) -> list[str]:
-    """Return a name for each run of one outcome: `classifier` and the settings that are not the same in all."""
-    settings = [_read_settings(directory) for directory in directories]
-    keys = sorted(set().union(*settings))
-    differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    words = [[f"{key.rpartition('.')[2]} {one[key]}" for key in differing if key in one] for one in settings]
-    return [" ".join([CLASSIFIER, *some]) for some in words]
-
-
-def _read_settings(directory: Path) -> dict[str, Any]:
-    """Return what decides a run's result: its settings and the content of the model it starts from.
-
-    Without paths, which may name the same thing differently, and without settings that change nothing.
-    """
-    path = directory / "config.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    flat = flatten(content if isinstance(content, dict) else {})
-    digests = artifacts.read_done(directory, "02_finetune").get("inputs", {})
-    start = {
-        name.removesuffix("_dir"): digests[name][:6] for name in ("backbone_dir", "classifier_dir") if name in digests
-    }
-    return start | {
-        key: value
-        for key, value in flat.items()
-        if key != "outcome"
-        and key.rpartition(".")[2] not in FREE_SETTINGS
-        and not key.startswith("search.")
-        and not key.endswith(("_dir", "_path"))
-    }
 
 
 def _check_predictions(rows: pl.DataFrame, outcomes: pl.DataFrame, what: str) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from clinrep.analysis.classifier_runs import ClassifierRun
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Labelled, Representation, Site, describe_representation
 from clinrep.analysis.predictions import ZERO_SHOT
@@ -46,6 +47,8 @@ class Predicted:
     """Why there are no probabilities."""
     representation: Representation | None = None
     """What the probe reads; None for a classifier."""
+    run: ClassifierRun | None = None
+    """What the classifier learned from; None for a probe and zero-shot."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def _collect_predictions(sites: list[Site], outcomes: list[str]) -> list[Predict
                 Predicted(
                     *(site.name, model, NO_PROBE, outcome),
                     *(stays.subject_ids, stays.labels, stays.patients, probabilities),
+                    run=site.classifier_runs.get(outcome, {}).get(model),
                 )
             )
     return collected

@@ -14,9 +14,11 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.flow import build_flow_section
+from clinrep.analysis.local_fine_tuning import build_local_section
 from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.model_card import build_model_card_section
 from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.published_section import build_published_section
 from clinrep.analysis.recalibrated import build_recalibration_section
 from clinrep.analysis.risk_figure import build_risk_section
 from clinrep.analysis.study import Section, Study
@@ -44,6 +46,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "curves": build_curve_section,
     "alarms": build_alarm_section,
     "decision_curves": build_decision_section,
+    "local_fine_tuning": build_local_section,
     "embeddings": build_embedding_section,
     "maps": build_map_section,
     "risk_over_time": build_risk_section,
@@ -51,6 +54,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "timelines": build_timelines_section,
     "model_card": build_model_card_section,
     "tripod": build_tripod_section,
+    "published": build_published_section,
 }
 
 

@@ -218,7 +218,7 @@ class LlamaClassifier(LlamaForSequenceClassification):
 
 
 def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
-    """Return the fp32 classifier to train: a backbone with a new seeded head, or another run's classifier.
+    """Return the fp32 classifier to train: a backbone with a new seeded head, one all new, or another run's classifier.
 
     Raises:
         InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
@@ -226,6 +226,9 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
     directory = _find_for_sequences(config)
     if config.classifier_dir is not None:
         _warn_of_another_outcome(directory.parent, config.outcome)
+    if config.from_scratch:
+        distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
+        return LlamaClassifier(LlamaConfig.from_pretrained(directory, attn_implementation="sdpa"))
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
     return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
 

@@ -8,7 +8,8 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
-from clinrep.analysis.predictions import find_prediction_runs, name_runs
+from clinrep.analysis.classifier_runs import name_runs
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.config import InputError
 from tests.analysis.fake_runs import FakeSite, run_main
 
@@ -94,7 +95,7 @@ def test_names_leave_out_paths_and_settings_that_change_nothing(tmp_path):
     assert name_runs([tmp_path / "0", tmp_path / "1"]) == ["classifier learning_rate 1", "classifier learning_rate 2"]
     assert name_runs([tmp_path / "1", tmp_path / "2"])[1] == "classifier training_fraction 0.05"
     starts = name_runs([tmp_path / "0", tmp_path / "3"])
-    assert starts == ["classifier backbone 123456", "classifier classifier abcdef"]
+    assert starts == ["classifier from backbone", "classifier from classifier"]
     assert name_runs([tmp_path / "0", tmp_path / "4"]) == ["classifier", "classifier"], "one backbone, two paths"
 
 

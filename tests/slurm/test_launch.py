@@ -212,6 +212,23 @@ def test_a_job_uses_what_it_was_submitted_with_and_not_what_env_sh_says_by_now(s
     assert "--outcome second " in calls[0]
 
 
+def test_stage_04_gets_the_other_sites_also_those_it_was_submitted_with(site):
+    _, _, calls = run(site, "04_analyze", **JOB)
+    assert calls[0].count("--timelines_dir.") == 1
+    edit_site(site, OTHER_SITES='(ucmc=runs/ucmc "third=/data/a b")')
+    _, _, calls = run(site, "04_analyze", **JOB)
+    assert (
+        "--predictions_dir.main runs/main/02_finetune "
+        "--timelines_dir.ucmc runs/ucmc/00_tokenize --representations_dir.ucmc runs/ucmc/03_extract_reps "
+        "--predictions_dir.ucmc runs/ucmc/02_finetune --timelines_dir.third /data/a b/00_tokenize "
+    ) in calls[0]
+    _, _, calls = run(site, "04_analyze", **JOB, PIN_OTHER_SITES="")
+    assert calls[0].count("--timelines_dir.") == 1
+    _, _, calls = run(site, "04_analyze", **JOB, PIN_OTHER_SITES="x=runs/x:y=runs/y z")
+    assert "--timelines_dir.x runs/x/00_tokenize " in calls[0]
+    assert "--timelines_dir.y runs/y z/00_tokenize " in calls[0]
+
+
 def test_steps_see_the_environment_also_where_sbatch_exports_none(site):
     (site / "bin/srun").write_text('#!/bin/sh\necho "export $SLURM_EXPORT_ENV" >> calls\n')
     _, _, calls = run(site, "00_tokenize", **JOB, SLURM_EXPORT_ENV="NONE")
@@ -249,6 +266,7 @@ def test_every_file_is_resources_the_site_and_one_launch_line(stage):
         ({"RUN_DIR": ""}, "RUN_DIR is empty"),  # would write to /
         ({"CLIF_DIR": ""}, "CLIF_DIR is empty"),
         ({"OUTCOMES": "()"}, "OUTCOMES is empty"),
+        ({"OTHER_SITES": "(runs/ucmc)"}, "OTHER_SITES in slurm/env.sh holds 'runs/ucmc'; write NAME=RUN_DIR"),
         ({"MAX_REQUEUES": ""}, "MAX_REQUEUES is empty"),
         ({"MAX_REQUEUES": "often"}, "MAX_REQUEUES is 'often'"),
         ({"PROCESSES_PER_NODE": "many"}, "PROCESSES_PER_NODE is 'many'"),

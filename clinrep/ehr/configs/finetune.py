@@ -16,11 +16,14 @@ from clinrep.training_config import LoraConfig, TrainingConfig
 class FinetuneConfig(SequenceConfig, SearchedConfig):
     """Fine-tune a classifier of one outcome; from a backbone the head is new, from a classifier its own."""
 
+    from_scratch: bool = False
+    """Draw all weights anew from the seed: of the backbone only its shape and its tokenizer are taken."""
+
     outcome: str
     """Outcome to predict, a name in outcomes.parquet."""
     training_fraction: float = 1.0
     """Share of the train patients to learn from; for one seed the patients of a smaller share are among those of a
-    larger one."""
+    larger one. 0: learn nothing, and predict with the classifier of classifier_dir as it is."""
     random_truncation: bool = False
     """Cut every train sequence after a uniformly random token, drawn anew each epoch (URT in the manuscript)."""
     loss: Literal["cross_entropy", "balanced", "focal"] = "cross_entropy"
@@ -63,7 +66,8 @@ class FinetuneConfig(SequenceConfig, SearchedConfig):
         for name in ("prediction_batch_size", "global_batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "be 1 or more", "use 64")
         fraction, decay = self.training_fraction, self.layer_learning_rate_decay
-        require(0 < fraction <= 1, "training_fraction", fraction, "be above 0 and at most 1", "use 1")
+        require(0 <= fraction <= 1, "training_fraction", fraction, "be in [0, 1]", "use 1")
+        self._check_start()
         require(0 < decay <= 1, "layer_learning_rate_decay", decay, "be above 0 and at most 1", "try 0.9")
         require(self.focal_gamma > 0, "focal_gamma", self.focal_gamma, "be above 0", "use 2")
         splits = self.risk_over_time
@@ -79,3 +83,17 @@ class FinetuneConfig(SequenceConfig, SearchedConfig):
         rule = "be false with lora: adapters are small, and there is little to share out"
         require(not (self.lora.rank and self.training.fsdp), "training.fsdp", True, rule, "leave it out")
         check_space(self)
+
+    def _check_start(self) -> None:
+        """Refuse weights to start from that are not there, or of no use."""
+        is_given = self.training_fraction > 0 or self.classifier_dir is not None
+        rule = "be above 0 without classifier_dir: a new head has nothing to say"
+        require(
+            is_given, "training_fraction", self.training_fraction, rule, "give a classifier, or a share of patients"
+        )
+        is_plain = self.training_fraction > 0 or not self.search.num_trials
+        require(is_plain, "search.num_trials", self.search.num_trials, "be 0 with training_fraction 0", "leave it out")
+        is_shaped = self.backbone_dir is not None or not self.from_scratch
+        require(is_shaped, "from_scratch", True, "be false without backbone_dir", "name the backbone to be shaped like")
+        is_whole = not (self.from_scratch and self.lora.rank)
+        require(is_whole, "lora.rank", self.lora.rank, "be 0 with from_scratch: all weights are new", "leave it out")

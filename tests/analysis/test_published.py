@@ -1,0 +1,101 @@
+"""The manuscript's numbers, and ours beside them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from clinrep import artifacts
+from clinrep.analysis.published import OUTCOMES, list_published
+from clinrep.config import InputError
+from tests.analysis.fake_runs import FakeSite, run_main
+
+
+def test_the_table_has_every_number_once():
+    published = list_published()
+    keys = ["role", "model", "split", "outcome", "subgroup", "quantity"]
+    assert published.select(keys).is_duplicated().sum() == 0
+    assert published.null_count().sum_horizontal().item() == 0
+    assert set(published["source"]) == {f"Table {number}" for number in range(1, 14)}
+    assert set(published["outcome"]) == {"", *OUTCOMES}
+    counts = dict(published.group_by("source").len().iter_rows())
+    assert counts["Table 3"] == counts["Table 4"] == 24  # 4 outcomes, 3 groups, 2 sites
+    assert counts["Table 5"] == 12
+    assert all(counts[f"Table {number}"] == 5 for number in range(6, 14))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value"),
+    [
+        ({"source": "Table 3", "role": "ucmc", "outcome": "icu_admission", "subgroup": "all"}, 0.529),
+        ({"source": "Table 4", "role": "mimic", "outcome": "imv_event", "subgroup": "outliers"}, 0.885),
+        ({"source": "Table 5", "role": "ucmc", "outcome": "in_hospital_death", "subgroup": "all"}, 0.892),
+        ({"source": "Table 8", "quantity": "path_length"}, -3.515e-05),
+        ({"source": "Table 13", "quantity": "num_subjects"}, 51350),
+        ({"source": "Table 1", "split": "train", "subgroup": "inliers", "quantity": "num_subjects"}, 261736),
+    ],
+)
+def test_numbers_are_those_of_the_paper(wanted, value):
+    """Read once more from the paper's tables."""
+    assert list_published().filter(**wanted)["published"].item() == value
+
+
+def test_inliers_and_outliers_of_the_paper_add_up():
+    sizes = list_published().filter(quantity="num_subjects", model="cohort").pivot("subgroup", values="published")
+    whole = sizes.drop_nulls(["inliers", "outliers"])
+    assert whole.height == 3
+    assert (whole["inliers"] + whole["outliers"] == whole["all"]).all()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> FakeSite:
+    return FakeSite(tmp_path_factory.mktemp("site"), num_stays=300).write()
+
+
+def test_ours_stand_beside_with_their_intervals(site, tmp_path):
+    flags = [*site.flags("here"), "--outcomes=[in_hospital_death,icu_admission]", "--sections=[published]"]
+    out = run_main(tmp_path / "out", *flags, "--published_sites.mimic=here")
+    table = pl.read_csv(out / "tables" / "published.csv", infer_schema_length=None)
+    assert set(table["role"]) == {"mimic"}
+    assert set(table["outcome"].fill_null("")) == {"", "in_hospital_death", "icu_admission"}
+    scores = artifacts.read_table("scores", out).filter(metric="auroc", outcome="icu_admission", subgroup="all")
+    for source, probe in (("Table 3", "logistic_regression"), ("Table 4", "none")):
+        row = table.filter(source=source, outcome="icu_admission", subgroup="all").row(0, named=True)
+        expected = scores.filter(probe=probe).row(0, named=True)
+        assert [row[name] for name in ("estimate", "low", "high")] == pytest.approx(
+            [expected[name] for name in ("estimate", "low", "high")]
+        )
+    sizes = table.filter(source="Table 1", split="test", quantity="num_subjects", subgroup="all")
+    assert sizes["estimate"].item() == site.stays.filter(split="test").height
+    rows = site.outcomes.filter(outcome="in_hospital_death").join(site.stays.filter(split="test"), on="subject_id")
+    share = table.filter(split="test", outcome="in_hospital_death", quantity="prevalence", subgroup="all")["estimate"]
+    assert share.item() == pytest.approx(rows["label"].drop_nulls().mean())
+
+
+def test_small_groups_are_not_shown_and_cannot_be_worked_out(site, tmp_path):
+    flags = [*site.flags("here"), "--outcomes=[in_hospital_death]", "--sections=[published]"]
+    out = run_main(tmp_path / "out", *flags, "--published_sites.mimic=here", "--min_cell_count=60")
+    table = pl.read_csv(out / "tables" / "published.csv", infer_schema_length=None).filter(model="cohort", split="test")
+    sizes = {row["subgroup"]: row for row in table.filter(quantity="num_subjects").iter_rows(named=True)}
+    assert sizes["all"]["estimate"] == site.stays.filter(split="test").height > 60
+    assert sizes["inliers"]["estimate"] is None
+    assert sizes["outliers"]["estimate"] is None
+    assert table.filter(quantity="prevalence")["estimate"].null_count() == 3  # under 60 events
+    assert "would give such a number away" in sizes["outliers"]["reason"]
+
+
+def test_without_roles_the_section_says_what_to_set(site, tmp_path):
+    out = run_main(tmp_path / "out", *site.flags("here"), "--sections=[published]")
+    assert "--published_sites.mimic SITE" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--published_sites.bidmc=here", "unknown role in published_sites 'bidmc'; known: mimic, ucmc"),
+        ("--published_sites.ucmc=there", "unknown site in published_sites.ucmc 'there'; known: here"),
+    ],
+)
+def test_unknown_roles_and_sites_are_refused(site, tmp_path, flag, words):
+    with pytest.raises(InputError, match=words):
+        run_main(tmp_path / "out", *site.flags("here"), flag)
