@@ -69,7 +69,7 @@ def count_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> tuple[Floa
     flagged = flagged if edges.size == flagged.shape[1] else flagged[:, edges]
     with_event = np.flatnonzero(ranking.labels)
     events = _sum_from_start(np.take(weights, with_event, axis=1))
-    num_events = np.searchsorted(with_event, edges)  # (G + 1,) stays with the event above each group
+    num_events = np.atleast_1d(np.searchsorted(with_event, edges))  # (G + 1,) stays with the event above each group
     wanted = rates[:, None] * flagged[:, -1]
     # all rows in one search: shifted so that they follow each other
     rows = np.arange(len(weights))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, compute_interval, draw_patient_counts
+from clinrep.analysis.bootstrap import bootstrap_metrics, compute_interval
 from clinrep.analysis.config import AnalyzeConfig
-from clinrep.analysis.metrics import Floats, Ranking, compute_auroc, rank
+from clinrep.analysis.metrics import Floats, compute_auroc, rank
 from clinrep.analysis.scores import explain_too_few
 
 
@@ -40,7 +40,8 @@ def score_auroc(
     reason = explain_too_few(num_subjects, num_events, config.min_events_for_interval)
     replicates = np.full((len(rankings), config.num_bootstraps), np.nan)
     if not reason:
-        _fill_replicates(replicates, rankings, patients, seed)
+        numbers = np.unique(patients, return_inverse=True)[1]
+        replicates = bootstrap_metrics(rankings, numbers, config.num_bootstraps, seed, ["auroc"])[:, 0]
     rows = []
     for model, ranking, values in zip(probabilities, rankings, replicates, strict=True):
         estimate = float(compute_auroc(ranking.tally(np.ones((1, num_subjects))))[0])
@@ -49,17 +50,6 @@ def score_auroc(
         words = reason or (None if interval else "too few patients with the event to resample")
         rows.append({"model": model, "estimate": estimate, "low": low, "high": high, **counts, "reason": words})
     return rows
-
-
-def _fill_replicates(replicates: Floats, rankings: list[Ranking], patients: NDArray[np.intp], seed: int) -> None:
-    """Write the AUROC of every model and replicate into `replicates` (M, R)."""
-    numbers = np.unique(patients, return_inverse=True)[1]
-    chunk_rows, first = max(1, CHUNK_WEIGHTS // patients.size), 0
-    for counts in draw_patient_counts(int(numbers.max()) + 1, replicates.shape[1], seed, chunk_rows):
-        for index, ranking in enumerate(rankings):
-            values = compute_auroc(ranking.tally(counts[:, numbers[ranking.order]]))
-            replicates[index, first : first + len(counts)] = values
-        first += len(counts)
 
 
 _EMPTY: dict[str, None] = {"estimate": None, "low": None, "high": None}
