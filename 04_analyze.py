@@ -20,6 +20,7 @@ from clinrep.analysis.risk import write_risk_over_time
 from clinrep.analysis.scores import score_predictions
 from clinrep.analysis.sections import build_sections, choose_sections
 from clinrep.analysis.study import Study
+from clinrep.analysis.subgroups import choose_subgroups
 from clinrep.analysis.tables import write_tables
 from clinrep.modality import load_stage
 from clinrep.run import open_run, run_stage
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> None:
     """Analyze what the earlier stages made of one site or several."""
     _, config = load_stage("04_analyze", __doc__, argv)
     choose_sections(config)
+    choose_subgroups(config)
     with open_run("04_analyze", config) as run:
         sites = read_sites(config)
         outcomes = choose_outcomes(sites, config)
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> None:
         check_reference(predicted, config)
         anomalies = score_anomalies(sites, config)
 
-        scores = score_predictions(predicted, config)
+        scores = score_predictions(predicted, sites, anomalies, config)
         run.write("scores", scores)
         if config.risk_over_time:
             write_risk_over_time(run, sites, probes, config)

@@ -4,41 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from clinrep.analysis.inputs import Site
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.artifacts import SPLITS
+
+if TYPE_CHECKING:
+    from clinrep.analysis.people import People
 
 HOURS_PER_DAY = 24
 UNKNOWN = "not recorded"
+CATEGORIES = ("sex", "race", "ethnicity")
 
 
-def describe_cohort(site: Site) -> pl.DataFrame:
+def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
     """Return the characteristics of the stays with a timeline: `characteristic`, a column per split, `all`.
 
-    Shares are of the column's stays; SD divides by n - 1; quartiles are interpolated linearly.
+    Shares are of the column's stays; SD divides by n - 1; quartiles are interpolated linearly. What `people` hides
+    is `HIDDEN`, also means and quartiles of so few.
     """
+    hidden = people.hidden if people else frozenset()
     columns = {split: site.stays.filter(pl.col("split") == split) for split in SPLITS} | {"all": site.stays}
-    lines: list[tuple[str, Callable[[pl.DataFrame], str]]] = [
-        ("Stays", lambda stays: f"{stays.height:,}"),
-        ("Patients", lambda stays: f"{stays['patient_id'].n_unique():,}"),
-        ("Age at admission in years, mean (SD)", _describe_age),
-        ("Length of stay in days, median (IQR)", _describe_length_of_stay),
+    # words, how to tell them, and what cell of `people` they are with site and split
+    lines: list[tuple[str, Callable[[pl.DataFrame], str], tuple[str, ...]]] = [
+        ("Stays", lambda stays: f"{stays.height:,}", ("stays",)),
+        ("Patients", lambda stays: f"{stays['patient_id'].n_unique():,}", ("patients",)),
+        ("Age at admission in years, mean (SD)", _describe_age, ("stays",)),
+        ("Length of stay in days, median (IQR)", _describe_length_of_stay, ("stays",)),
     ]
-    for name in ("sex", "race", "ethnicity"):
+    for name in CATEGORIES:
         for category in _sort_categories(site.stays[name]):
             words = f"{name.capitalize()}: {category.replace('_', ' ')}, n (%)"
-            lines.append((words, partial(_describe_share, name=name, category=category)))
-    rows = [{"characteristic": words, **{k: tell(stays) for k, stays in columns.items()}} for words, tell in lines]
+            describe = partial(_describe_share, name=name, category=category)
+            lines.append((words, describe, ("category", name, category)))
+    rows = []
+    for words, tell, (what, *which) in lines:
+        is_hidden = {split: (what, site.name, split, *which) in hidden for split in columns}
+        told = {split: HIDDEN if is_hidden[split] else tell(stays) for split, stays in columns.items()}
+        rows.append({"characteristic": words, **told})
     return pl.DataFrame(rows)
 
 
-def describe_outcomes(site: Site, outcomes: list[str]) -> pl.DataFrame:
+def describe_outcomes(site: Site, outcomes: list[str], people: People | None = None) -> pl.DataFrame:
     """Return, by outcome and split, the stays, those excluded (null label) and why, and the events.
 
-    Columns `outcome`, `split`, `num_stays`, `num_excluded`, `excluded_because`, `num_labelled`, `num_events`.
+    Columns `outcome`, `split`, `num_stays`, `num_excluded`, `excluded_because`, `num_labelled`, `num_events`;
+    what `people` hides is null, or `HIDDEN` among the reasons.
     """
+    hidden = people.hidden if people else frozenset()
     rows = []
     for outcome in outcomes:
         of_outcome = site.outcomes.filter(pl.col("outcome") == outcome)
@@ -51,12 +67,23 @@ def describe_outcomes(site: Site, outcomes: list[str]) -> pl.DataFrame:
                 .value_counts(sort=True)
                 .sort("count", "excluded_reason", descending=[True, False])
             )
-            because = "; ".join(f"{reason} ({count})" for reason, count in reasons.iter_rows())
-            num_labelled = stays.height - excluded.height
-            counts = (stays.height, excluded.height, because, num_labelled, int(stays["label"].sum() or 0))
-            rows.append((outcome, split, *counts))
-    columns = ["outcome", "split", "num_stays", "num_excluded", "excluded_because", "num_labelled", "num_events"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
+            where = (site.name, outcome, split)
+            because = "; ".join(
+                f"{reason} ({HIDDEN if ('reason', *where, reason) in hidden else count})"
+                for reason, count in reasons.iter_rows()
+            )
+            counts = {
+                ("stays", site.name, split): stays.height,
+                ("excluded", *where): excluded.height,
+                ("labelled", *where): stays.height - excluded.height,
+                ("events", *where): int(stays["label"].sum() or 0),
+            }
+            num_stays, num_excluded, *rest = (None if key in hidden else count for key, count in counts.items())
+            rows.append((outcome, split, num_stays, num_excluded, because, *rest))
+    words = {"outcome": pl.String, "split": pl.String}
+    left_out = {"num_stays": pl.Int64, "num_excluded": pl.Int64, "excluded_because": pl.String}
+    schema = words | left_out | {"num_labelled": pl.Int64, "num_events": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def describe_exclusions(site: Site) -> pl.DataFrame:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import polars as pl
 
 from clinrep.analysis.cohort import describe_cohort, describe_exclusions, describe_outcomes
-from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import Site
+from clinrep.analysis.people import People, suppress_ledger
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, label_outcome, stack_sites, to_words
 
 
 def build_cohort_section(study: Study) -> Section:
     """Return who the stays are, by split."""
-    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites)])
+    return Section("cohort", "Cohort", tables=[_build_cohort_table(study.sites, study.people)])
 
 
 def build_exclusion_section(study: Study) -> Section:
     """Return which rows stage 00 left out, and why."""
-    return Section("exclusions", "Who was left out, and why", tables=[_build_exclusion_table(study.sites)])
+    return Section(
+        "exclusions",
+        "Who was left out, and why",
+        tables=[_build_exclusion_table(study.sites, study.config.min_cell_count)],
+    )
 
 
 def build_outcome_section(study: Study) -> Section:
     """Return how many stays have each outcome, by split."""
-    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study.sites, study.outcomes, study.config)])
+    return Section("outcomes", "Outcomes", tables=[_build_outcome_table(study)])
 
 
-def _build_cohort_table(sites: list[Site]) -> PrintedTable:
-    numbers = stack_sites({site.name: describe_cohort(site) for site in sites})
+def _build_cohort_table(sites: list[Site], people: People) -> PrintedTable:
+    numbers = stack_sites({site.name: describe_cohort(site, people) for site in sites})
     headings = {"characteristic": "Characteristic", "train": "Train", "val": "Validation", "test": "Test", "all": "All"}
     words, num_keys = to_words(numbers, headings)
     caption = (
@@ -37,7 +42,7 @@ def _build_cohort_table(sites: list[Site]) -> PrintedTable:
     return PrintedTable("cohort", "Cohort by split", caption, numbers, words, num_keys)
 
 
-def _build_exclusion_table(sites: list[Site]) -> PrintedTable:
+def _build_exclusion_table(sites: list[Site], least: int) -> PrintedTable:
     numbers = stack_sites({site.name: describe_exclusions(site) for site in sites})
     headings = {
         "table": "Table",
@@ -47,7 +52,8 @@ def _build_exclusion_table(sites: list[Site]) -> PrintedTable:
         "rows_out": "Rows after",
         "reason": "Reason",
     }
-    words, num_keys = to_words(numbers.filter(pl.col("left_out") > 0), headings)
+    numbers = suppress_ledger(numbers, {site.name: site.stays.height for site in sites}, least)
+    words, num_keys = to_words(numbers.filter((pl.col("left_out") > 0).fill_null(True)), headings)
     caption = (
         "Steps of tokenization that left rows out, by source table. Every row read is kept or accounted for; "
         "the CSV file also lists the steps that left nothing out."
@@ -55,12 +61,18 @@ def _build_exclusion_table(sites: list[Site]) -> PrintedTable:
     return PrintedTable("exclusions", "Rows left out, and why", caption, numbers, words, num_keys + 1)
 
 
-def _build_outcome_table(sites: list[Site], outcomes: list[str], config: AnalyzeConfig) -> PrintedTable:
-    numbers = stack_sites({site.name: describe_outcomes(site, outcomes) for site in sites})
+def _build_outcome_table(study: Study) -> PrintedTable:
+    config = study.config
+    numbers = stack_sites({site.name: describe_outcomes(site, study.outcomes, study.people) for site in study.sites})
     share = (100 * pl.col("num_events") / pl.col("num_labelled")).round(1).fill_nan(None)
     printed = numbers.with_columns(
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        share=pl.format("{} ({})", "num_events", share).fill_null("0"),
+        share=pl.when(pl.col("num_events") == 0)
+        .then(pl.lit("0"))
+        .when(pl.col("num_labelled").is_null())
+        .then(pl.col("num_events").cast(pl.String))
+        .otherwise(pl.format("{} ({})", "num_events", share))
+        .fill_null(HIDDEN),
     )
     headings = {
         "outcome": "Outcome",

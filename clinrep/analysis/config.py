@@ -73,6 +73,15 @@ class AnalyzeConfig(StageConfig):
     """Sentence at the foot of the report, for example what the data's licence asks for."""
     num_calibration_bins: int = 10
     """Points of a calibration curve, and bins of the expected calibration error, each an equal share of the stays."""
+    subgroups: list[str] | None = None
+    """Attributes whose groups are scored by themselves, names as in clinrep/analysis/subgroups.py; null is all, [] is
+    none."""
+    age_edges: list[int] = field(default_factory=lambda: [18, 45, 65, 80])
+    """Youngest age in years of each age band, rising."""
+    recalibration_split: str = "val"
+    """Split of each site on which predictions are recalibrated: val or train; test only judges."""
+    min_events_for_recalibration: int = 20
+    """Fewest stays with the event, and without it, in that split for a recalibration to be fitted."""
     min_cell_count: int = 11
     """Fewest people a cell of an exported table may count, others than 0: smaller ones, and those that would give
     them away, are hidden; 0 shows all. scores.parquet always has all."""
@@ -96,6 +105,11 @@ class AnalyzeConfig(StageConfig):
         is_fine = self.max_decision_threshold is None or 0 < self.max_decision_threshold < 1
         rule = "be above 0 and below 1"
         require(is_fine, "max_decision_threshold", self.max_decision_threshold, rule, "use 0.5, or leave it out")
+        is_fine = bool(self.age_edges) and self.age_edges == sorted(set(self.age_edges))
+        require(is_fine, "age_edges", self.age_edges, "rise", "use [18, 45, 65, 80]")
+        is_fine = self.recalibration_split in ("train", "val")
+        rule = "be train or val: test only judges"
+        require(is_fine, "recalibration_split", self.recalibration_split, rule, "use val")
         for name in ("outcomes", "layers", "poolings", "probes", "sections"):
             values = getattr(self, name)
             is_fine = values is None or (0 < len(values) == len(set(values)))
@@ -142,4 +156,5 @@ _LEAST = {
     "min_events_for_interval": 1,
     "num_calibration_bins": 2,
     "min_cell_count": 0,
+    "min_events_for_recalibration": 1,
 }

@@ -14,11 +14,13 @@ from clinrep.analysis.calibration import draw_calibration_panel
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import rank
+from clinrep.analysis.people import People
 from clinrep.analysis.probes import Predicted
 from clinrep.analysis.roc import draw_roc_panel
 from clinrep.analysis.scores import ALL, explain_too_few
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import LINES, STYLE, Line
+from clinrep.analysis.suppression import MIN_CELL_COUNT
 from clinrep.analysis.tables import label_model, label_outcome
 
 PANEL_INCHES = 3.5
@@ -39,7 +41,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
         for site in study.sites:
             models = select_drawn([item for item in predicted if item.site == site.name])
             where = f", site {site.name}" if len(study.sites) > 1 else ""
-            figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config)
+            figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config, study.people)
             drawn.append(
                 save_figure(
                     figure,
@@ -49,7 +51,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
                     _ROC_CAPTION.format(level=100 * config.confidence_level),
                 )
             )
-            figure, left_out = _draw_calibration(models, lines, config)
+            figure, left_out = _draw_calibration(models, lines, config, study.people)
             drawn.append(
                 save_figure(
                     figure,
@@ -90,7 +92,11 @@ def assign_lines(predicted: list[Predicted]) -> dict[tuple[str, str], Line]:
 
 
 def _draw_roc(
-    models: list[Predicted], lines: dict[tuple[str, str], Line], scores: pl.DataFrame, config: AnalyzeConfig
+    models: list[Predicted],
+    lines: dict[tuple[str, str], Line],
+    scores: pl.DataFrame,
+    config: AnalyzeConfig,
+    people: People | None = None,
 ) -> Figure:
     """Draw one ROC panel per outcome, with the AUROC of each curve."""
     groups = group_by_outcome(models)
@@ -102,8 +108,8 @@ def _draw_roc(
             (row["model"], row["probe"]): (row["estimate"], row["low"], row["high"])
             for row in scores.filter(pl.col("outcome") == outcome, pl.col("metric") == "auroc").iter_rows(named=True)
         }
-        shown, reason = select_shown(items, config.min_events_for_estimate)
-        title_panel(panel, outcome, items, reason, config)
+        shown, reason = select_shown(items, config.min_events_for_estimate, config.min_cell_count)
+        title_panel(panel, outcome, items, reason, config, people)
         draw_roc_panel(
             panel,
             [
@@ -118,7 +124,10 @@ def _draw_roc(
 
 
 def _draw_calibration(
-    models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
+    models: list[Predicted],
+    lines: dict[tuple[str, str], Line],
+    config: AnalyzeConfig,
+    people: People | None = None,
 ) -> tuple[Figure, str]:
     """Draw one reliability panel per outcome, each above a histogram of the probabilities.
 
@@ -126,16 +135,19 @@ def _draw_calibration(
     are such.
     """
     groups = group_by_outcome(models)
-    reasons = {name: select_shown(items, config.min_events_for_interval)[1] for name, items in groups.items()}
+    reasons = {
+        name: select_shown(items, config.min_events_for_interval, config.min_cell_count)[1]
+        for name, items in groups.items()
+    }
     left_out = [f"{label_outcome(name, config)}: {reason}" for name, reason in reasons.items() if reason]
     groups = {name: items for name, items in groups.items() if not reasons[name]} or groups
     figure, num_rows = start_figure(len(groups), 1.3 * PANEL_INCHES)
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(groups)))
     for index, (outcome, items) in enumerate(groups.items()):
-        shown, reason = select_shown(items, config.min_events_for_interval)
+        shown, reason = select_shown(items, config.min_events_for_interval, config.min_cell_count)
         inner = grid[index].subgridspec(2, 1, height_ratios=[3.2, 1])
         panel = figure.add_subplot(inner[0] if shown else grid[index])
-        title_panel(panel, outcome, items, reason, config)
+        title_panel(panel, outcome, items, reason, config, people)
         if not shown:
             panel.set(xlabel="Predicted probability", ylabel="Observed share with the event")
             continue
@@ -169,18 +181,30 @@ def start_figure(num_panels: int, panel_height: float) -> tuple[Figure, int]:
     return Figure(figsize=size, layout="constrained"), num_rows
 
 
-def select_shown(items: list[Predicted], least: int) -> tuple[list[Predicted], str]:
+def select_shown(
+    items: list[Predicted], least: int, min_cell_count: int = MIN_CELL_COUNT
+) -> tuple[list[Predicted], str]:
     """Return the models of one outcome that can be drawn, or none and the words that say why."""
     labels = items[0].labels
-    reason = explain_too_few(labels.size, int(labels.sum()), least)
+    reason = explain_too_few(labels.size, int(labels.sum()), least, min_cell_count)
     shown = [item for item in items if not reason and item.probabilities is not None]
     return shown, reason or next((item.reason for item in items if not shown), "")
 
 
-def title_panel(panel: Axes, outcome: str, items: list[Predicted], reason: str, config: AnalyzeConfig) -> None:
+def title_panel(
+    panel: Axes,
+    outcome: str,
+    items: list[Predicted],
+    reason: str,
+    config: AnalyzeConfig,
+    people: People | None = None,
+) -> None:
     """Put outcome and counts above a panel, and into it why it is empty, if it is."""
     num_subjects, num_events = items[0].labels.size, int(items[0].labels.sum())
-    panel.set_title(f"{label_outcome(outcome, config)}\n{num_subjects:,} stays, {num_events:,} with the event")
+    people = people or People(frozenset(), config.min_cell_count)
+    panel.set_title(
+        f"{label_outcome(outcome, config)}\n{people.describe(items[0].site, outcome, num_subjects, num_events)}"
+    )
     panel.text(0.5, 0.5, reason, ha="center", transform=panel.transAxes, color="0.25")
 
 

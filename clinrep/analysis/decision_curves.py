@@ -28,6 +28,7 @@ from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged
+from clinrep.analysis.people import People
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
 from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
@@ -192,7 +193,7 @@ def _draw_curves(study: Study, curves: list[DecisionCurves]) -> list[DrawnFigure
             of_site = [curve for curve in curves if curve.group.site == site.name]
             where = f", site {site.name}" if len(study.sites) > 1 else ""
             name, title = f"decision_curves_{site.name}", f"Decision curves{where}"
-            figure, left_out = _draw_site(of_site, lines, config)
+            figure, left_out = _draw_site(of_site, lines, config, study.people)
             caption = _CAPTION.format(intervals=_describe_intervals(config)) + left_out
             drawn.append(save_figure(figure, study.figures_dir, name, title, caption))
     return drawn
@@ -208,7 +209,7 @@ _CAPTION = (
 
 
 def _draw_site(
-    curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig
+    curves: list[DecisionCurves], lines: dict[tuple[str, str], Line], config: AnalyzeConfig, people: People
 ) -> tuple[Figure, str]:
     """Draw one panel an outcome, and return the sentence that names those without any, unless all are such."""
     reasons = {curve.group.outcome: reason for curve in curves if (reason := _explain_not_drawn(curve, config))}
@@ -218,7 +219,7 @@ def _draw_site(
     grid = figure.add_gridspec(num_rows, min(NUM_COLUMNS, len(curves)))
     for index, curve in enumerate(curves):
         panel = figure.add_subplot(grid[index])
-        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config)
+        title_panel(panel, curve.group.outcome, curve.group.items, reasons.get(curve.group.outcome, ""), config, people)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
         if curve.group.outcome not in reasons:
             _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))

@@ -62,7 +62,7 @@ class Site:
     ledger: pl.DataFrame
     token_embeddings: pl.DataFrame
     representations: dict[str, dict[Representation, Vectors]]
-    """By split."""
+    """By split: at least test, at the fitted site train too, and whatever else stage 03 extracted."""
     predictions: dict[str, dict[str, pl.DataFrame]]
     """What classifiers, or the backbone zero-shot, predicted, by outcome and model."""
 
@@ -117,7 +117,9 @@ def _read_site(name: str, config: AnalyzeConfig) -> Site:
     predictions = read_predictions(config.predictions_dir.get(name), timelines, outcomes)
     for outcome, answers in read_zero_shot(representations, outcomes).items():
         predictions.setdefault(outcome, {})[ZERO_SHOT] = answers
-    splits = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
+    needed = [FIT_SPLIT, TEST_SPLIT] if name == config.fitted_site else [TEST_SPLIT]
+    found = [split for split in artifacts.SPLITS if artifacts.find_parts("representations", representations, split)]
+    splits = [split for split in artifacts.SPLITS if split in {*needed, *found}]
     vectors = {split: _read_vectors(representations, split, stays, config) for split in splits}
     site = Site(
         name=name,

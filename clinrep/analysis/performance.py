@@ -6,29 +6,23 @@ import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
+from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+
+FEW_EVENTS = "\N{DAGGER}"
 
 
 def build_performance_section(study: Study) -> Section:
     """Return the table of scores."""
-    return Section("performance", "Performance", tables=[_build_score_table(study.scores, study.config)])
+    return Section("performance", "Performance", tables=[_build_score_table(study)])
 
 
-def _build_score_table(scores: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
-    keys = ["site", "outcome", "num_subjects", "num_events", "model", "probe"]
-    printed = scores.select(
-        *keys,
-        "metric",
-        cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
-    ).pivot("metric", index=keys, values="cell", maintain_order=True)
-    printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
-        prevalence=(pl.col("num_events") / pl.col("num_subjects"))
-        .fill_nan(None)
-        .map_elements(lambda value: f"{value:.3f}", pl.String),
-    )
+def _build_score_table(study: Study) -> PrintedTable:
+    config = study.config
+    scores = mark_few_events(study.scores.filter(subgroup=ALL), config.min_cell_count)
+    numbers = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
+    printed = pivot_scores(numbers, ["site", "outcome", "num_subjects", "num_events", "model", "probe"], config)
     level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {
         "outcome": "Outcome",
@@ -40,11 +34,44 @@ def _build_score_table(scores: pl.DataFrame, config: AnalyzeConfig) -> PrintedTa
     }
     words, num_keys = to_words(printed, headings)
     caption = (
-        f"Performance on the test split, with {100 * config.confidence_level:g} % percentile intervals of "
-        f"{config.num_bootstraps:,} bootstrap replicates resampled by patient. The prevalence is the AUPRC of a "
+        f"Performance on the test split, with {describe_intervals(config)} The prevalence is the AUPRC of a "
         f"model that knows nothing. A number needs {config.min_events_for_estimate} stays with the event and as "
-        f"many without, an interval {config.min_events_for_interval}. Probes were fitted on the train split of "
-        f"site {config.fitted_site}."
+        f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from fewer than "
+        f"{config.min_cell_count} of either. ECE: expected calibration error in up to {config.num_calibration_bins} "
+        "groups of equal numbers of stays; slope and intercept are those of the recalibration of the log-odds, 1 and 0 "
+        f"where probabilities are right. Probes were fitted on the train split of site {config.fitted_site}."
     )
-    numbers = scores.with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
     return PrintedTable("scores", "Performance on held-out patients", caption, numbers, words, num_keys + 4)
+
+
+def describe_intervals(config: AnalyzeConfig) -> str:
+    """Return the words of a caption for the intervals of the score table."""
+    return (
+        f"{100 * config.confidence_level:g} % percentile intervals (of the ECE: basic, which takes off its bias) of "
+        f"{config.num_bootstraps:,} bootstrap replicates, patients with and without an event drawn separately."
+    )
+
+
+def mark_few_events(scores: pl.DataFrame, least: int) -> pl.DataFrame:
+    """Return the scores with `note`: that they come from fewer than `least` stays with the event, or without."""
+    num_others = pl.col("num_subjects").cast(pl.Int64) - pl.col("num_events").cast(pl.Int64)
+    few = pl.when(pl.col("num_events") < least).then(pl.lit(f"fewer than {least} events"))
+    note = few.when(num_others < least).then(pl.lit(f"fewer than {least} non-events"))
+    return scores.with_columns(note=note.otherwise(None).cast(pl.String))
+
+
+def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -> pl.DataFrame:
+    """Return a row for each value of `keys` with a printed column a metric, outcome and model in words, and prevalence.
+
+    Numbers from few events end in `FEW_EVENTS`.
+    """
+    mark = pl.when(pl.col("note").is_not_null() & pl.col("estimate").is_not_null()).then(pl.lit(FEW_EVENTS))
+    cell = pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
+    printed = scores.select(*keys, "metric", cell=cell + mark.otherwise(pl.lit("")))
+    return printed.pivot("metric", index=keys, values="cell", maintain_order=True).with_columns(
+        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        prevalence=(pl.col("num_events") / pl.col("num_subjects"))
+        .fill_nan(None)
+        .map_elements(lambda value: f"{value:.3f}", pl.String),
+    )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from clinrep.analysis.bootstrap import bootstrap_metrics, compute_interval
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.inputs import Site
 from clinrep.analysis.metrics import METRICS, rank
 from clinrep.analysis.probes import Predicted
+from clinrep.analysis.subgroups import assign_subgroups
+from clinrep.analysis.suppression import MIN_CELL_COUNT, format_small
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
 
@@ -32,38 +37,74 @@ _SCHEMA = {
 }
 
 
-def score_predictions(predicted: list[Predicted], config: AnalyzeConfig) -> pl.DataFrame:
+def score_predictions(
+    predicted: list[Predicted], sites: list[Site], anomalies: pl.DataFrame, config: AnalyzeConfig
+) -> pl.DataFrame:
     """Return table `scores` and a column `reason` (str or null: why estimate or interval is null).
 
-    The order is that of `predicted`.
+    The order is that of `predicted`; of each site and outcome all stays first, then the subgroups.
     """
-    groups: dict[tuple[str, str], list[Predicted]] = {}
-    for item in predicted:
-        groups.setdefault((item.site, item.outcome), []).append(item)
+    subgroups = assign_subgroups(sites, anomalies, config)
+    tasks: list[tuple[str, list[Predicted]]] = []
+    for items in group_predicted(predicted):
+        tasks.append((ALL, items))
+        groups = subgroups[items[0].site].group_by("attribute", "subgroup", maintain_order=True)
+        tasks += [(str(name), select_stays(items, rows["subject_id"])) for (_, name), rows in groups]
     rows = []
-    for (site, outcome), items in show_progress(groups.items(), config, "bootstrap", total=len(groups)):
-        seed = derive_seed(config.seed, f"bootstrap/{site}/{outcome}")
-        rows += _score_group(items, seed, config)
+    for subgroup, items in show_progress(tasks, config, "bootstrap"):
+        where = f"bootstrap/{items[0].site}/{items[0].outcome}"
+        seed = derive_seed(config.seed, where if subgroup == ALL else f"{where}/{subgroup}")
+        if subgroup == ALL or items[0].labels.size:
+            rows += [row | {"subgroup": subgroup} for row in score_group(items, seed, config)]
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
-def explain_too_few(num_subjects: int, num_events: int, least: int) -> str:
-    """Return why there are too few stays with or without the event, or '' where there are enough."""
+def group_predicted(predicted: list[Predicted]) -> list[list[Predicted]]:
+    """Return the predictions of each site and outcome together, in order of first appearance."""
+    groups: dict[tuple[str, str], list[Predicted]] = {}
+    for item in predicted:
+        groups.setdefault((item.site, item.outcome), []).append(item)
+    return list(groups.values())
+
+
+def select_stays(items: list[Predicted], subject_ids: pl.Series) -> list[Predicted]:
+    """Return the predictions of those labelled test stays that are among `subject_ids`."""
+    is_in = items[0].subject_ids.is_in(subject_ids.implode()).to_numpy()
+    patients = np.unique(items[0].patients[is_in], return_inverse=True)[1]
+    return [
+        replace(
+            item,
+            subject_ids=item.subject_ids.filter(pl.Series(is_in)),
+            labels=item.labels[is_in],
+            patients=patients,
+            probabilities=None if item.probabilities is None else item.probabilities[is_in],
+        )
+        for item in items
+    ]
+
+
+def explain_too_few(num_subjects: int, num_events: int, least: int, min_cell_count: int = MIN_CELL_COUNT) -> str:
+    """Return why there are too few stays with or without the event, or '' where there are enough.
+
+    How few is said of `min_cell_count` or more only, not of 0 either: 0 or not would tell 1 from it.
+    """
     if num_events < least:
-        return f"too few events ({num_events})"
+        return f"too few events ({format_small(num_events, min_cell_count)})"
     if num_subjects - num_events < least:
-        return f"too few non-events ({num_subjects - num_events})"
+        return f"too few non-events ({format_small(num_subjects - num_events, min_cell_count)})"
     return ""
 
 
-def _score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> list[dict[str, Any]]:
-    """Return the rows of all models of one site and outcome, on the same bootstrap replicates."""
+def score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> list[dict[str, Any]]:
+    """Return the rows, without subgroup, of all models on the same stays, on the same bootstrap replicates."""
     labels, patients = items[0].labels, items[0].patients
-    num_subjects, num_events = labels.size, int(labels.sum())
-    no_estimate = explain_too_few(num_subjects, num_events, config.min_events_for_estimate)
-    no_interval = explain_too_few(num_subjects, num_events, config.min_events_for_interval)
+    counts = {"num_subjects": labels.size, "num_events": int(labels.sum())}
+    no_estimate, no_interval = (
+        explain_too_few(labels.size, counts["num_events"], least, config.min_cell_count)
+        for least in (config.min_events_for_estimate, config.min_events_for_interval)
+    )
     rankings = {
-        index: rank(labels, item.probabilities)
+        index: rank(labels, item.probabilities, config.num_calibration_bins)
         for index, item in enumerate(items)
         if item.probabilities is not None and not no_estimate
     }
@@ -74,17 +115,27 @@ def _score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> li
     rows = []
     for index, item in enumerate(items):
         common: dict[str, Any] = {"site": item.site, "model": item.model, "probe": item.probe, "outcome": item.outcome}
-        common |= {"subgroup": ALL, "num_subjects": num_subjects, "num_events": num_events}
+        tally = rankings[index].tally(np.ones((1, labels.size))) if index in rankings else None
         for position, (name, metric) in enumerate(METRICS.items()):
-            row = common | {"metric": name, "estimate": None, "low": None, "high": None}
+            row = common | counts | {"metric": name, "estimate": None, "low": None, "high": None}
             row["reason"] = no_estimate or item.reason or None
-            if index in rankings:
-                ranking = rankings[index]
-                row["estimate"] = float(metric.compute(ranking.tally(np.ones((1, num_subjects))))[0])
-                row["reason"] = no_interval or None
-            if index in replicates:
-                interval = compute_interval(replicates[index][position], config.confidence_level)
-                row["low"], row["high"] = interval or (None, None)
-                row["reason"] = None if interval else "too few patients with the event to resample"
+            if tally is not None:
+                estimate = float(metric.compute(tally)[0])
+                drawn = replicates[index][position] if index in replicates else None
+                row |= _judge(estimate, drawn, metric.is_reflected, no_interval, config)
             rows.append(row)
     return rows
+
+
+def _judge(
+    estimate: float, replicates: NDArray[np.float64] | None, is_reflected: bool, no_interval: str, config: AnalyzeConfig
+) -> dict[str, Any]:
+    """Return estimate, low, high and reason of one metric."""
+    if not np.isfinite(estimate):
+        return {"estimate": None, "reason": "not defined: the probabilities are all alike or separate the classes"}
+    if replicates is None:
+        return {"estimate": estimate, "reason": no_interval or None}
+    interval = compute_interval(replicates, config.confidence_level, estimate if is_reflected else None)
+    low, high = interval or (None, None)
+    reason = None if interval else "too few patients with the event to resample"
+    return {"estimate": estimate, "low": low, "high": high, "reason": reason}

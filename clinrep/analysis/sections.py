@@ -13,7 +13,9 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.performance import build_performance_section
+from clinrep.analysis.recalibrated import build_recalibration_section
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.subgroup_tables import build_subgroup_section
 from clinrep.analysis.suppression import protect_table
 from clinrep.config import lookup
 from clinrep.run import show_progress
@@ -25,6 +27,8 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "outcomes": build_outcome_section,
     "performance": build_performance_section,
     "comparisons": build_comparison_section,
+    "subgroups": build_subgroup_section,
+    "recalibration": build_recalibration_section,
     "curves": build_curve_section,
     "alarms": build_alarm_section,
     "decision_curves": build_decision_section,

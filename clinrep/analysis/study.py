@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ import polars as pl
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure
 from clinrep.analysis.inputs import Site
+from clinrep.analysis.people import People, count_people
 from clinrep.analysis.probes import FittedProbe, Predicted
 from clinrep.analysis.tables import PrintedTable
 
@@ -29,6 +31,11 @@ class Study:
     """What `score_anomalies` returns."""
     scores: pl.DataFrame
     """What `score_predictions` returns."""
+
+    @cached_property
+    def people(self) -> People:
+        """Which numbers of stays, of labelled ones and of events all tables and figures hide alike."""
+        return count_people(self.sites, self.outcomes, self.anomalies, self.config)
 
     @property
     def figures_dir(self) -> Path:

@@ -29,6 +29,8 @@ from scipy.optimize import linprog
 if TYPE_CHECKING:
     from clinrep.analysis.tables import PrintedTable
 
+MIN_CELL_COUNT = 11
+"""What `min_cell_count` is unless set."""
 HIDDEN = "*"
 """What a hidden cell shows."""
 PEOPLE_COLUMNS = ("num_subjects", "num_events", "num_stays", "num_patients", "num_excluded", "num_labelled")
@@ -67,6 +69,10 @@ class Cells:
         self._is_shown: list[bool] = []
         self._costs: list[float] = []
         self._sums: list[tuple[int, list[int]]] = []
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Return whether there is such a cell."""
+        return key in self._index
 
     def add(
         self,
@@ -188,6 +194,11 @@ def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) ->
 def format_count(count: int, least: int) -> str:
     """Return `1,234`, or `fewer than 11` for 1 to 10 where `least` is 11."""
     return f"fewer than {least}" if 0 < count < least else f"{count:,}"
+
+
+def format_small(count: int, least: int) -> str:
+    """Return as `format_count` does, and of 0 too `fewer than 11`: where other words tell 0 or 1 from more."""
+    return f"fewer than {least}" if count < least else f"{count:,}"
 
 
 def protect_table(table: PrintedTable, least: int) -> PrintedTable:

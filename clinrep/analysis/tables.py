@@ -12,7 +12,7 @@ from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probes import NO_PROBE
-from clinrep.analysis.suppression import Counts
+from clinrep.analysis.suppression import HIDDEN, Counts
 
 if TYPE_CHECKING:
     from clinrep.analysis.study import Section
@@ -115,12 +115,15 @@ def stack_sites(frames: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def to_words(frame: pl.DataFrame, headings: dict[str, str]) -> tuple[pl.DataFrame, int]:
-    """Return the columns under their headings, all strings, and 1 if `Site` is one (0 for a single site)."""
+    """Return the columns under their headings, all strings, and 1 if `Site` is one (0 for a single site).
+
+    An integer that is null is a hidden count.
+    """
     is_several = frame["site"].n_unique() > 1
     names = {"site": "Site", **headings} if is_several else headings
     words = frame.select(
         (
-            pl.col(name).map_elements(lambda value: f"{value:,}", pl.String)
+            pl.col(name).map_elements(lambda value: f"{value:,}", pl.String).fill_null(HIDDEN)
             if frame.schema[name].is_integer()
             else pl.col(name).cast(pl.String).fill_null("")
         ).alias(heading)

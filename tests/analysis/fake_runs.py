@@ -179,7 +179,7 @@ class FakeSite:
 
 def run_main(output: Path, *flags: str, is_drawn: bool = False) -> Path:
     """Run the stage in this process, quickly: one probe, few replicates, tables alone unless figures are asked for."""
-    quick = ["--num_bootstraps=50", "--layers=[2]", "--poolings=[mean]", f"--output_dir={output}"]
+    quick = ["--num_bootstraps=50", "--subgroups=[]", "--layers=[2]", "--poolings=[mean]", f"--output_dir={output}"]
     drawn = ",curves,embeddings" if is_drawn else ""
     quick.append(f"--sections=[cohort,exclusions,outcomes,performance{drawn}]")
     resolve("04_analyze:main")([*quick, *flags])
