@@ -76,7 +76,8 @@ def count_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> tuple[Floa
     shifts = rows * (flagged.max() + 1)
     flagged += shifts[:, None]
     found = np.searchsorted(flagged.ravel(), (wanted + shifts).ravel(), side="right")
-    cut = np.clip(found.reshape(wanted.shape) - rows * edges.size - 1, 0, edges.size - 2)  # (A, R) the group cut
+    # (A, R) the group that the rate cuts
+    cut: NDArray[np.intp] = np.clip(found.reshape(wanted.shape) - rows * edges.size - 1, 0, edges.size - 2)
     above, weight = flagged[rows, cut] - shifts, flagged[rows, cut + 1] - flagged[rows, cut]
     share = np.clip(np.divide(wanted - above, weight, out=np.zeros_like(weight), where=weight > 1e-9), 0, 1)
     true_above = events[rows, num_events[cut]]

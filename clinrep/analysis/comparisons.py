@@ -79,7 +79,7 @@ def _build_model_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable
     numbers = pl.DataFrame(rows, schema=MODEL_SCHEMA, orient="row")
     family = ["site", "metric"]
     numbers = adjust_p(numbers, family, "p_holm", numbers["is_printed"])
-    numbers = adjust_p(numbers, family, "p_holm_all_pairs")
+    numbers = _round_hidden(adjust_p(numbers, family, "p_holm_all_pairs"), ["site"], study)
     printed = _print_results(numbers.filter("is_printed"), config).with_columns(
         reference=pl.struct(pl.col("reference_model").alias("model"), pl.col("reference_probe").alias("probe"))
         .map_elements(_label, pl.String)
@@ -108,6 +108,7 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
     numbers = adjust_p(
         pl.DataFrame(rows, schema=SITE_SCHEMA, orient="row"), ["site", "reference_site", "metric"], "p_holm"
     )
+    numbers = _round_hidden(numbers, ["site", "reference_site"], study)
     printed = _print_results(numbers, config).with_columns(
         sites=pl.format("{} \N{MINUS SIGN} {}", "site", "reference_site"), site=pl.lit("")
     )
@@ -127,6 +128,19 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         f"them is not of the model alone."
     )
     return PrintedTable("site_comparisons", "Differences between sites", caption, numbers, words, num_keys + 2)
+
+
+def _round_hidden(numbers: pl.DataFrame, sites: list[str], study: Study) -> pl.DataFrame:
+    """Round to what is printed where the number of events is not shown: more digits would tell it."""
+    is_hidden = pl.Series(
+        [
+            any(study.people.is_hidden("events", row[site], row["outcome"], TEST_SPLIT) for site in sites)
+            for row in numbers.iter_rows(named=True)
+        ],
+        dtype=pl.Boolean,
+    )
+    values = pl.col(pl.Float64)
+    return numbers.with_columns(pl.when(is_hidden).then(values.round(3)).otherwise(values).name.keep())
 
 
 def _describe_statistics(config: AnalyzeConfig, how: str) -> str:

@@ -89,11 +89,11 @@ def _build_group(items: list[Predicted], config: AnalyzeConfig) -> ModelGroup:
                 f"{where}: {num_missing} of {first.labels.size} stays have no probability; predict them all again"
             )
     counts = first.labels.size, int(first.labels.sum())
-    no_estimate = explain_too_few(*counts, config.min_events_for_estimate)
+    no_estimate = explain_too_few(*counts, config.min_events_for_estimate, config.min_cell_count)
     rankings = [
         None if no_estimate or item.probabilities is None else rank(item.labels, item.probabilities) for item in items
     ]
-    no_interval = no_estimate or explain_too_few(*counts, config.min_events_for_interval)
+    no_interval = no_estimate or explain_too_few(*counts, config.min_events_for_interval, config.min_cell_count)
     return ModelGroup(first.site, first.outcome, items, rankings, no_estimate, no_interval)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import Site
+from clinrep.analysis.people import People
 from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.study import Study
 
@@ -39,4 +40,6 @@ def make_study(predicted, config, directory=Path("x")) -> Study:
     """Return a study of one site that holds these predictions and nothing else."""
     site = Site("here", "backbone", *[pl.DataFrame()] * 4, {}, {})
     outcomes = list(dict.fromkeys(item.outcome for item in predicted))
-    return Study(config, directory, [site], outcomes, [], predicted, pl.DataFrame(), pl.DataFrame())
+    study = Study(config, directory, [site], outcomes, [], predicted, pl.DataFrame(), pl.DataFrame())
+    study.__dict__["people"] = People(frozenset(), config.min_cell_count)
+    return study
