@@ -106,6 +106,12 @@ def fit_knn_distance(vectors: Floats32, config: AnalyzeConfig, seed: int) -> Ano
     return AnomalyModel(score, train_scores, float(np.quantile(train_scores, settings.outlier_quantile)))
 
 
+METHOD_WORDS = {
+    "isolation_forest": "isolation forest",
+    "mahalanobis": "Mahalanobis distance",
+    "knn_distance": "distance to the k-th nearest neighbour",
+}
+
 # name -> a function of train vectors (N, D), settings and seed that returns the fitted score
 ANOMALIES: dict[str, Callable[[Floats32, AnalyzeConfig, int], AnomalyModel]] = {
     "isolation_forest": fit_isolation_forest,

@@ -6,6 +6,7 @@ from functools import partial
 
 import polars as pl
 
+from clinrep.analysis.anomalies import METHOD_WORDS
 from clinrep.analysis.anomaly_cohort import GROUPS, STAYS, describe_by_anomaly
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import HIDDEN, Counts
@@ -30,18 +31,13 @@ def build_anomaly_cohort_table(study: Study) -> PrintedTable:
     headings = {"split": "Split", "characteristic": "Characteristic"} | {group: group.capitalize() for group in GROUPS}
     words, num_keys = to_words(printed, headings)
     config = study.config
-    is_paper = config.anomaly_methods[0] == "isolation_forest"
+    method = config.anomaly_methods[0]
+    quantile = f"the {config.anomalies.outlier_quantile:g} quantile of the stays it was fitted on"
     caption = (
-        "Stays with a representation, by split. Outliers: "
-        + ("isolation forest score above 0.5" if is_paper else f"{config.anomaly_methods[0].replace('_', ' ')}, ")
-        + (
-            ""
-            if is_paper
-            else f"above the {config.anomalies.outlier_quantile:g} quantile of the stays it was fitted on"
-        )
-        + f", fitted on the train split of site {config.fitted_site}. Tokens: those of the whole observation window. "
-        "An event before index time excludes the stay from that outcome; later events are given as a share of the "
-        "labelled stays. SD: standard deviation."
+        f"Stays with a representation, by split. Outliers: {METHOD_WORDS[method]} above "
+        f"{'0.5' if method == 'isolation_forest' else quantile}, fitted on the train split of site "
+        f"{config.fitted_site}. Tokens: those of the whole observation window. An event before index time excludes the "
+        "stay from that outcome; later events are given as a share of the labelled stays. SD: standard deviation."
     )
     counts = Counts(columns=tuple(f"{group}_n" for group in GROUPS))
     title = "Inliers and outliers by site and split"

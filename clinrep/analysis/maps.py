@@ -89,7 +89,7 @@ def build_map_section(study: Study) -> Section:
                 f"{len(vectors):,} test stays by their {describe_representation(fitted.source, key)}; "
                 f"a point is one stay. {projection.note} Panels colour the same points by outcome (stays without a "
                 "label are left out of its panel), by site, and by whether the anomaly score of the settings calls "
-                "them outliers."
+                f"them outliers; a panel is grey where fewer than {study.config.min_cell_count} could be told apart."
             )
             figure = _draw_panels(projection, stays, study)
             title = f"Test stays by {'PCA' if name == 'pca' else 't-SNE'}"
@@ -136,7 +136,12 @@ def _draw_panels(projection: Projection, stays: pl.DataFrame, study: Study) -> F
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, (title, values, levels, words) in zip(axes, panels, strict=False):
-        _draw_panel(axis, projection.points, values, levels, words, is_two=len(levels) == 2 and title != "Site")
+        is_two = title != "Site"
+        counts = [int((values == level).sum()) for level in levels]
+        if is_two and any(0 < count < study.config.min_cell_count for count in counts):
+            _draw_panel(axis, projection.points, np.zeros(len(values), object), [0], ["too few to colour"], is_two)
+        else:
+            _draw_panel(axis, projection.points, values, levels, words, is_two)
         axis.set_title(title, pad=16)
     for place, axis in enumerate(axes):
         axis.set_visible(place < len(panels))
@@ -152,7 +157,9 @@ def _draw_panel(
     axis: Axes, points: Floats, values: NDArray[np.object_], levels: list[object], words: list[str], is_two: bool
 ) -> None:
     """Draw the points of each level; of two, the second is drawn over the first, which is grey."""
-    colors = [GREY, COLORS[1]] if is_two else [COLORS[index % len(COLORS)] for index in range(len(levels))]
+    colors = (
+        [GREY, COLORS[1]][: len(levels)] if is_two else [COLORS[index % len(COLORS)] for index in range(len(levels))]
+    )
     size = float(np.clip(12_000 / max(len(points), 1), 3, 14))
     if is_two:
         for level, color, word in zip(levels, colors, words, strict=True):

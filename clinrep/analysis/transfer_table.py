@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from clinrep.analysis.anomalies import METHOD_WORDS
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.scores import ALL
@@ -73,7 +74,7 @@ def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: An
 def _caption(config: AnalyzeConfig, is_split: bool) -> str:
     level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%"
     groups = (
-        f" Inliers and outliers: by {config.anomaly_methods[0].replace('_', ' ')} fitted on the train split of site "
+        f" Inliers and outliers: by {METHOD_WORDS[config.anomaly_methods[0]]}, fitted on the train split of site "
         f"{config.fitted_site}."
         if is_split
         else ""

@@ -8,6 +8,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from clinrep import artifacts
+from clinrep.analysis import maps
 from clinrep.analysis.anomalies import score_anomalies
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import read_sites
@@ -137,6 +138,18 @@ def test_maps_are_the_same_bytes_and_hold_no_id(study, tmp_path):
         written.append({path.name: path.read_bytes() for path in sorted((tmp_path / name / "figures").iterdir())})
     assert written[0] == written[1]
     assert not any(one.encode() in written[0]["map_pca.pdf"] for one in study.sites[0].stays["subject_id"])
+
+
+def test_a_panel_that_would_count_few_stays_has_one_colour(study, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(maps, "_draw_panel", lambda axis, points, values, levels, words, is_two: drawn.append(words))
+    for least in (0, 200):
+        projection = maps.Projection(np.zeros((draw_stays(study, KEY)[0].height, 2)), ("x", "y"), "")
+        config = replace(study.config, min_cell_count=least)
+        maps._draw_panels(projection, draw_stays(study, KEY)[0], replace(study, config=config))
+    outcomes = [["without", "with"]] * 2
+    assert drawn[:4] == [*outcomes, ["here", "away"], ["inlier", "outlier"]]
+    assert drawn[4:] == [["too few to colour"]] * 2 + [["here", "away"], ["too few to colour"]]
 
 
 def test_an_unknown_map_lists_the_known(study):
