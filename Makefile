@@ -11,7 +11,7 @@ TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --n
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
+.PHONY: help setup demo readme-figures known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 	$(VENV) 03_extract_reps.py --config $(DEMO_CONFIGS)/03_extract_reps.yaml
 	$(VENV) 04_analyze.py --config $(DEMO_CONFIGS)/04_analyze.yaml
 	@echo "$(DEMO_RUN)/04_analyze/report.html"
+
+readme-figures:  ## Copy the README's figure from the report of `make demo`
+	cp $(DEMO_RUN)/04_analyze/figures/token_embeddings.png docs/images/embeddings.png
 
 known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
 	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --output_dir $(RISK_RUN)/simulate
