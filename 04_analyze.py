@@ -3,8 +3,8 @@
 Reads   timelines_dir.SITE        a finished 00_tokenize.py directory, one for each site
         representations_dir.SITE  a finished 03_extract_reps.py directory of the same site
         predictions_dir.SITE      a finished 02_finetune.py directory, or a folder with one per outcome (optional)
-Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html;
-        asked for: risk_over_time.parquet
+Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html,
+        timelines.html (single stays); asked for: risk_over_time.parquet
 Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
 
 Probes and baselines (which read the timelines alone) are fitted on the train split of `train_site` and

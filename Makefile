@@ -16,7 +16,7 @@ TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --n
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo manuscript manuscript-classifiers known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
+.PHONY: help setup demo readme-figures manuscript manuscript-classifiers known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,8 @@ manuscript-classifiers:
 	  echo "$$at_urt --classifier_dir $$from/02_finetune/random_truncation=true/in_hospital_death --training_fraction 0" \
 	    "--risk_over_time [test] --output_dir $$to/random_truncation=true,training_fraction=0/in_hospital_death"; \
 	} | $(RUN_EACH)
+readme-figures:  ## Copy the README's figure from the report of `make demo`
+	cp $(DEMO_RUN)/04_analyze/figures/token_embeddings.png docs/images/embeddings.png
 
 known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
 	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --seed 43 --output_dir $(RISK_RUN)/simulate
