@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import yaml
 
 from clinrep.analysis.published import OUTCOMES
 from clinrep.analysis.sections import SECTIONS
-from clinrep.ehr import MODALITY
 from clinrep.modality import load_stage
 from tests.analysis.fake_runs import FakeSite, run_main
 
@@ -96,21 +96,51 @@ def test_the_settings_of_both_are_accepted_together(tmp_path):
     assert {"published", "token_embeddings"} <= written
 
 
-def test_make_manuscript_names_settings_that_exist():
-    """Every call of stages 00 to 03 that make would start is parsed by its stage; nothing runs."""
-    listed = subprocess.run(
-        ["make", "--dry-run", "manuscript", "VENV=python"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for stage in ("00_tokenize", "01_pretrain", "03_extract_reps"):
-        assert f"{stage}.py --config configs/ehr/manuscript/{stage}.yaml" in listed
-        assert f"configs/ehr/manuscript_small/{stage}.yaml" in listed
-    for site in ("source", "second", "sample"):
-        assert f"--timelines_dir.{site} runs/manuscript_small/{site}/00_tokenize" in listed
-    files = [f"--config={ROOT}/configs/ehr/{folder}/02_finetune.yaml" for folder in ("manuscript", "manuscript_small")]
-    flags = ["--timelines_dir=a", "--output_dir=b", "--outcome=icu_admission"]
-    for start in (
-        ["--backbone_dir=c", "--from_scratch=true", "--training_fraction=0.1"],
-        ["--classifier_dir=c", "--training_fraction=0"],
-    ):
-        assert load_stage("02_finetune", "", [*files, *flags, *start])[1].training.num_epochs == 2
-    assert list(MODALITY.config_classes) == STAGES
+def call_make(*words: str) -> list[str]:
+    """Return the lines that make prints, those continued by a backslash joined."""
+    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.replace("\\\n", " ").splitlines()
+
+
+def find_files(stage: str) -> list[str]:
+    return [f"--config={ROOT}/configs/ehr/{folder}/{stage}.yaml" for folder in ("manuscript", "manuscript_small")]
+
+
+def test_make_manuscript_starts_every_classifier_that_the_figures_need():
+    lines = [line for line in call_make("manuscript-classifiers", "RUN_EACH=cat", "--silent") if line[:2] == "--"]
+    runs = [load_stage("02_finetune", "", [*find_files("02_finetune"), *shlex.split(line)])[1] for line in lines]
+    assert len({run.output_dir for run in runs}) == len(runs) == 3 + 3 + 2 * (1 + 3 * 3) + 1
+    second = [run for run in runs if "/second/" in run.output_dir]
+    starts = {
+        (run.outcome, run.training_fraction, run.from_scratch, run.backbone_dir is None)
+        for run in second
+        if not run.random_truncation
+    }
+    assert starts == {
+        (outcome, share, is_new, is_classifier)
+        for outcome in ("in_hospital_death", "icu_admission")
+        for share in (0.0, 0.1, 0.3, 1.0)
+        for is_new, is_classifier in ((True, False), (False, False), (False, True))
+        if share or is_classifier
+    }
+    made = {run.output_dir for run in runs}
+    assert {run.classifier_dir for run in second} - {None} <= made, "each classifier to start from is trained before"
+    followed = {(run.output_dir.split("/")[2], run.random_truncation) for run in runs if run.risk_over_time}
+    assert followed == {(site, is_urt) for site in ("source", "second", "sample") for is_urt in (False, True)}
+
+
+def test_make_manuscript_gives_the_other_stages_settings_that_they_take():
+    calls = [line for line in call_make("--dry-run", "manuscript", "VENV=python") if "_" in line]
+    reports = [line.partition("04_analyze.py ")[2] for line in calls if "04_analyze.py" in line]
+    two, one = (load_stage("04_analyze", "", shlex.split(words))[1] for words in reports)
+    assert list(two.timelines_dir) == list(two.predictions_dir) == ["source", "second"]
+    assert two.published_sites == {"mimic": "source", "ucmc": "second"}
+    assert list(one.representations_dir) == ["sample"]
+    for line in calls:
+        if line.startswith("python 00_tokenize.py"):
+            load_stage("00_tokenize", "", shlex.split(line.partition("00_tokenize.py ")[2]))
+    loops = " ".join(line for line in calls if line.startswith("for "))
+    for stage in ("01_pretrain", "03_extract_reps"):
+        assert f"{stage}.py --config configs/ehr/manuscript/{stage}.yaml" in loops
+        models = ["--backbone_dir=c"] if stage == "03_extract_reps" else []
+        load_stage(stage, "", [*find_files(stage), "--timelines_dir=a", "--output_dir=b", *models])
