@@ -64,7 +64,7 @@ def count_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> tuple[Floa
     order. So every model has exactly that rate of alarms, however coarse its probabilities are. The columns of
     `weights` are in the ranking's order.
     """
-    edges = np.r_[ranking.starts, ranking.order.size]  # (G + 1,)
+    edges: NDArray[np.intp] = np.r_[ranking.starts, ranking.order.size]  # (G + 1,)
     flagged = _sum_from_start(weights)
     flagged = flagged if edges.size == flagged.shape[1] else flagged[:, edges]
     with_event = np.flatnonzero(ranking.labels)
