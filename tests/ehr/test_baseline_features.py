@@ -72,7 +72,7 @@ def test_last_values_are_the_last_of_the_window(timelines, inputs):
 
 
 def test_fused_tokens_have_the_same_last_values():
-    """LAB_a_Q1, LAB_b_Q0, LAB_a_Q2 and a token without a value."""
+    """LAB_a_Q1, LAB_b_Q0, LAB_a_Q2, LAB_b_Q0 again and a token without a value."""
     vocabulary = pl.DataFrame(
         {
             "token_id": range(6),
@@ -80,8 +80,8 @@ def test_fused_tokens_have_the_same_last_values():
             "kind": ["labs", "labs", "labs", "adt", "static", "labs"],
         }
     )
-    tokens = np.array([4, 0, 2, 1, 3, 4, 2], dtype=np.uint32)
-    sequences = Sequences(pl.DataFrame(), tokens, tokens, np.array([0, 5, 7]), 0, Path("unused"))
+    tokens = np.array([4, 0, 2, 1, 3, 2, 4, 2], dtype=np.uint32)
+    sequences = Sequences(pl.DataFrame(), tokens, tokens, np.array([0, 6, 8]), 0, Path("unused"))
     before = sequences.offsets.copy()
     found = find_last_values(sequences, vocabulary)
     counts = count_events(sequences, vocabulary)
@@ -90,7 +90,7 @@ def test_fused_tokens_have_the_same_last_values():
     # a category is named by the first of its tokens
     assert rows[0] == {"LAB_a_Q1 Q2", "LAB_b_Q0 Q0", "LAB_a_Q1", "LAB_b_Q0", "SEX_male"}
     assert rows[1] == {"LAB_b_Q0 Q0", "LAB_b_Q0", "SEX_male"}
-    np.testing.assert_allclose(counts.values.toarray(), np.log([[2, 2, 2, 2, 2, 1], [1, 1, 2, 1, 2, 1]]))
+    np.testing.assert_allclose(counts.values.toarray(), np.log([[2, 2, 3, 2, 2, 1], [1, 1, 2, 1, 2, 1]]))
     np.testing.assert_array_equal(sequences.offsets, before)  # scipy sums duplicates in place
 
 
