@@ -33,11 +33,11 @@ def score_auroc(
     """
     num_subjects, num_events = labels.size, int(labels.sum())
     counts = {"num_subjects": num_subjects, "num_events": num_events}
-    reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate)
+    reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate, config.min_cell_count)
     if reason:
         return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
     rankings = [rank(labels, values) for values in probabilities.values()]
-    reason = explain_too_few(num_subjects, num_events, config.min_events_for_interval)
+    reason = explain_too_few(num_subjects, num_events, config.min_events_for_interval, config.min_cell_count)
     replicates = np.full((len(rankings), config.num_bootstraps), np.nan)
     if not reason:
         numbers = np.unique(patients, return_inverse=True)[1]
@@ -47,6 +47,9 @@ def score_auroc(
         estimate = float(compute_auroc(ranking.tally(np.ones((1, num_subjects))))[0])
         interval = None if reason else compute_interval(values, config.confidence_level)
         low, high = interval or (None, None)
+        if num_events < config.min_cell_count:  # more digits would tell how many events they are made of
+            estimate = round(estimate, 3)
+            low, high = (None if value is None else round(value, 3) for value in (low, high))
         words = reason or (None if interval else "too few patients with the event to resample")
         rows.append({"model": model, "estimate": estimate, "low": low, "high": high, **counts, "reason": words})
     return rows

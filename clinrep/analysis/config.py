@@ -14,6 +14,7 @@ from clinrep.analysis.model_config import (
     MapsConfig,
     NearestNeighborsConfig,
 )
+from clinrep.analysis.suppression import MIN_CELL_COUNT
 from clinrep.analysis.timeline_config import TimelinesConfig
 from clinrep.config import StageConfig, lookup, require
 
@@ -188,6 +189,11 @@ class AnalyzeConfig(StageConfig):
         if self.timelines.site is not None:
             rule = f"be a site of timelines_dir ({', '.join(sites)})"
             require(self.timelines.site in sites, "timelines.site", self.timelines.site, rule, "name one of these")
+
+    @property
+    def few_events(self) -> int:
+        """Numbers from fewer stays with the event, or without, are marked."""
+        return self.min_cell_count or MIN_CELL_COUNT
 
     @property
     def fitted_site(self) -> str:

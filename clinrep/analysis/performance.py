@@ -20,7 +20,7 @@ def build_performance_section(study: Study) -> Section:
 
 def _build_score_table(study: Study) -> PrintedTable:
     config = study.config
-    scores = mark_few_events(study.scores.filter(subgroup=ALL), config.min_cell_count)
+    scores = mark_few_events(study.scores.filter(subgroup=ALL), config.few_events)
     numbers = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
     printed = pivot_scores(numbers, ["site", "outcome", "num_subjects", "num_events", "model", "probe"], config)
     level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
@@ -37,7 +37,7 @@ def _build_score_table(study: Study) -> PrintedTable:
         f"Performance on the test split, with {describe_intervals(config)} The prevalence is the AUPRC of a "
         f"model that knows nothing. A number needs {config.min_events_for_estimate} stays with the event and as "
         f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from fewer than "
-        f"{config.min_cell_count} of either. ECE: expected calibration error in up to {config.num_calibration_bins} "
+        f"{config.few_events} of either. ECE: expected calibration error in up to {config.num_calibration_bins} "
         "groups of equal numbers of stays; slope and intercept are those of the recalibration of the log-odds, 1 and 0 "
         f"where probabilities are right. Probes were fitted on the train split of site {config.fitted_site}."
     )

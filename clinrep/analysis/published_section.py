@@ -163,7 +163,7 @@ def _fit_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
         test = select_measured(site, measures, outcome, TEST_SPLIT)
         common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": outcome, "subgroup": ALL}
         rows.append(common | {"quantity": "num_subjects", "estimate": float(test.labels.size)})
-        reason = explain_unfit(test.labels, test.regressors, study.config.trajectories.min_events)
+        reason = explain_unfit(test.labels, test.regressors, study.config)
         if reason:
             rows += [common | {"quantity": name, "reason": reason} for name in (*TERMS, "pseudo_r2")]
             continue

@@ -116,7 +116,7 @@ def build_recalibration_section(study: Study) -> Section:
     title = "Recalibration at each site"
     if not rows:
         return Section("recalibration", title, "There are no predictions.")
-    scores = mark_few_events(pl.DataFrame(rows, infer_schema_length=None), config.min_cell_count)
+    scores = mark_few_events(pl.DataFrame(rows, infer_schema_length=None), config.few_events)
     scores = scores.with_columns(pl.col("num_subjects", "num_events").cast(pl.UInt64))
     return Section("recalibration", title, tables=[_build_table(study, scores)])
 
@@ -163,6 +163,6 @@ def _build_table(study: Study, scores: pl.DataFrame) -> PrintedTable:
         f"{describe_intervals(config)} The same replicates serve all rows of a site and outcome; the recalibration is "
         f"not fitted anew in them. It needs {config.min_events_for_recalibration} stays with the event in that split "
         f"and as many without. Isotonic probabilities of 0 and 1 count as 1e-7 and 1 - 1e-7 for slope and intercept. "
-        f"{FEW_EVENTS}: from fewer than {config.min_cell_count} stays with the event, or without."
+        f"{FEW_EVENTS}: from fewer than {config.few_events} stays with the event, or without."
     )
     return PrintedTable("recalibration", "Recalibration", caption, numbers, words, num_keys + 4)

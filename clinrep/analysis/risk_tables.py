@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from clinrep.analysis.study import Study
+from clinrep.analysis.suppression import round_counts
 from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
 
 SCHEMA = {
@@ -31,7 +32,8 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     """
     name, title, heading = _AXES[axis]
     numbers = pl.DataFrame(rows, schema=SCHEMA).filter(pl.col("axis") == axis)
-    config = study.config
+    config, least = study.config, study.config.min_cell_count
+    numbers = round_counts(numbers, ["num_subjects", "num_events"], least)
     keys = ["site", "outcome"]
     scores = numbers.with_columns(
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
@@ -59,4 +61,6 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     )
     if axis == "hours":
         caption += f" Hours count from {config.risk_figure.origin.replace('_', ' ')}."
+    if least:
+        caption += f" Numbers of stays and events are rounded down to multiples of {least} (min_cell_count)."
     return PrintedTable(name, title, caption, numbers, words, num_keys + 1)

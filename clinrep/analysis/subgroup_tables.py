@@ -25,7 +25,7 @@ def build_subgroup_section(study: Study) -> Section:
     title = "Subgroups"
     if study.scores.filter(pl.col("subgroup") != ALL).is_empty():
         return Section("subgroups", title, "No subgroups were asked for.")
-    scores = mark_few_events(study.scores, study.config.min_cell_count)
+    scores = mark_few_events(study.scores, study.config.few_events)
     shown = scores.join(choose_models(study.scores), on=["site", "outcome", "model", "probe"], maintain_order="left")
     figures = [_draw_site(study, site.name, shown.filter(site=site.name, metric="auroc")) for site in study.sites]
     return Section("subgroups", title, tables=[_build_table(study, scores, shown)], figures=figures)
@@ -57,7 +57,7 @@ def _build_table(study: Study, scores: pl.DataFrame, shown: pl.DataFrame) -> Pri
     caption = (
         "Performance on the test split by subgroup, of the fine-tuned classifier or, where there is none, the probe "
         f"with the highest AUROC on all stays; the CSV file has every model. With {describe_intervals(config)} "
-        f"{FEW_EVENTS} marks numbers from fewer than {config.min_cell_count} stays with the event, or without. "
+        f"{FEW_EVENTS} marks numbers from fewer than {config.few_events} stays with the event, or without. "
         "Intervals are not adjusted for the number of subgroups; differences between subgroups are not tested."
     )
     numbers = study.people.hide_scored(scores)
@@ -83,7 +83,7 @@ def _draw_site(study: Study, site: str, scores: pl.DataFrame) -> DrawnFigure:
             f"AUROC in each subgroup of the test split with {describe_intervals(study.config)} Of each outcome the "
             "fine-tuned classifier or, where there is none, the best probe. Dashed line: all stays. In brackets: stays "
             f"with the event of all ({HIDDEN}: not shown, being few or telling of few). Hollow: from fewer than "
-            f"{study.config.min_cell_count} stays with the event, or without. A subgroup without a mark has too few."
+            f"{study.config.few_events} stays with the event, or without. A subgroup without a mark has too few."
         )
         if left_out:
             caption += f" Not drawn, too few events: {', '.join(left_out)}."

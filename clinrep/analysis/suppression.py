@@ -191,6 +191,11 @@ def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) ->
     return frame
 
 
+def round_counts(frame: pl.DataFrame, columns: Sequence[str], least: int) -> pl.DataFrame:
+    """Return the frame with these counts rounded down to multiples of `least`: no two differ by fewer."""
+    return frame.with_columns(pl.col(name) // least * least for name in columns) if least else frame
+
+
 def format_count(count: int, least: int) -> str:
     """Return `1,234`, or `fewer than 11` for 1 to 10 where `least` is 11."""
     return f"fewer than {least}" if 0 < count < least else f"{count:,}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clinrep import artifacts
 from clinrep.analysis.checks import require_same_subjects, require_unique
+from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
 from clinrep.analysis.logits import estimate_logit, explain_no_fit, predict_logit
 from clinrep.analysis.metrics import Floats
@@ -97,15 +98,16 @@ def select_measured(site: Site, measures: pl.DataFrame, outcome: str, split: str
     )
 
 
-def explain_unfit(labels: NDArray[np.bool_], regressors: dict[str, Floats], min_events: int) -> str:
-    """Return why no regression is fitted to these stays, or ''."""
-    too_few = explain_too_few(labels.size, int(labels.sum()), min_events)
+def explain_unfit(labels: NDArray[np.bool_], regressors: dict[str, Floats], config: AnalyzeConfig) -> str:
+    """Return why no regression is fitted to these stays, or ''; none is to fewer events than may be told of."""
+    least = max(config.trajectories.min_events, config.min_cell_count)
+    too_few = explain_too_few(labels.size, int(labels.sum()), least, config.min_cell_count)
     return f"no fit: {too_few}" if too_few else explain_no_fit(labels, regressors)
 
 
-def predict_from_train(train: Measured, test: Measured, min_events: int) -> tuple[Floats | None, str]:
+def predict_from_train(train: Measured, test: Measured, config: AnalyzeConfig) -> tuple[Floats | None, str]:
     """Return (N,) probabilities of the test stays by the fit on the train stays, or None and why there is none."""
-    reason = explain_unfit(train.labels, train.regressors, min_events)
+    reason = explain_unfit(train.labels, train.regressors, config)
     if reason:
         return None, f"{reason} in train"
     return predict_logit(estimate_logit(train.labels, train.regressors), test.regressors), ""
@@ -129,7 +131,7 @@ def predict_across_folds(test: Measured, num_folds: int, seed: int) -> tuple[Flo
     for fold in range(num_folds):
         is_held = folds == fold
         labels, regressors = test.take(~is_held)
-        reason = explain_unfit(labels, regressors, min_events=1)
+        reason = explain_too_few(labels.size, int(labels.sum()), 1) or explain_no_fit(labels, regressors)
         if reason:
             return None, f"{reason} (without fold {fold + 1} of {num_folds})"
         _, held = test.take(is_held)

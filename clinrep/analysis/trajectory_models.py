@@ -68,15 +68,31 @@ def build_trajectory_section(study: Study) -> Section:
         assert of_site is not None
         test = select_measured(site, of_site, outcome, TEST_SPLIT)
         numbers, logit = _fit(study, site, outcome, test, scales)
+        numbers = _hide(numbers, study)
         results.append(numbers)
         checks += _check_held_out(study, site, outcome, test, measures)
         if logit is not None:
             table = build_table(numbers, study, scaled_by)
             tables.append(table)
-            artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", logit.summary)
+            if numbers["num_events"].null_count() == 0:  # the summary's log-likelihoods tell them
+                artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", logit.summary)
     overview = build_overview(pl.concat(results), study)
-    held_out = build_check_table(pl.DataFrame(checks, schema=_CHECK_SCHEMA), study)
+    held_out = build_check_table(study.people.hide_scored(pl.DataFrame(checks, schema=_CHECK_SCHEMA)), study)
     return Section("trajectories", title, text, tables=[overview, held_out, *tables])
+
+
+def _hide(numbers: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """Return the rows without counts of people that must not be shown, nor what would tell them."""
+    least = study.config.min_cell_count
+    numbers = study.people.hide_scored(numbers)
+    is_shown = pl.col("num_subjects").is_not_null() & pl.col("num_events").is_not_null()
+    telling = ("log_likelihood", "log_likelihood_null", "pseudo_r2", "llr_p")
+    is_large = is_shown & ((pl.col("num_left_out") == 0) | (pl.col("num_left_out") >= least))
+    return numbers.with_columns(
+        *(pl.when(is_shown).then(pl.col(name)).alias(name) for name in telling),
+        num_left_out=pl.when(is_large).then("num_left_out"),
+        num_patients=pl.when(is_shown & (pl.col("num_patients") >= least)).then("num_patients"),
+    )
 
 
 def _choose_scales(study: Study, measures: dict[str, pl.DataFrame | None]) -> tuple[dict[str, float] | None, str]:
@@ -105,7 +121,7 @@ def _fit(
         "num_events": int(test.labels.sum()),
         "num_left_out": test.num_left_out,
     }
-    reason = explain_unfit(test.labels, test.regressors, study.config.trajectories.min_events)
+    reason = explain_unfit(test.labels, test.regressors, study.config)
     if reason:
         return pl.DataFrame([common | {"term": term, "reason": reason} for term in TERMS], schema=SCHEMA), None
     logit = fit_logit(test.labels, test.regressors, test.patients, study.config.confidence_level, outcome)
@@ -132,7 +148,7 @@ def _check_held_out(
     """Return the AUROC on the test stays of the fit on these very stays, across folds of them, and on train."""
     settings, seed = study.config.trajectories, f"trajectories/{site.name}/{outcome}"
     probabilities: dict[str, tuple[Floats | None, str]] = {}
-    reason = explain_unfit(test.labels, test.regressors, settings.min_events)
+    reason = explain_unfit(test.labels, test.regressors, study.config)
     fitted = None if reason else predict_logit(estimate_logit(test.labels, test.regressors), test.regressors)
     probabilities["the same stays (not held out)"] = fitted, reason
     across = (None, reason) if reason else predict_across_folds(
@@ -143,7 +159,7 @@ def _check_held_out(
     of_home = measures[home.name]
     if of_home is not None and (of_home["split"] == FIT_SPLIT).any():
         train = select_measured(home, of_home, outcome, FIT_SPLIT)
-        probabilities[f"train split of {home.name}"] = predict_from_train(train, test, settings.min_events)
+        probabilities[f"train split of {home.name}"] = predict_from_train(train, test, study.config)
     usable = {name: values for name, (values, _) in probabilities.items() if values is not None}
     scored = score_auroc(
         test.labels, test.patients, usable, study.config, derive_seed(study.config.seed, f"{seed}/auroc")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from clinrep.analysis.study import Study
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
 
 
@@ -23,6 +24,7 @@ def build_overview(numbers: pl.DataFrame, study: Study) -> PrintedTable:
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, study.config), pl.String),
         path_length=pl.coalesce("path_length", "reason"),
         pseudo_r2=pl.col("pseudo_r2").map_elements(lambda value: f"{value:.4f}", pl.String),
+        **_print_counts(),
     )
     headings = {
         "outcome": "Outcome",
@@ -72,11 +74,18 @@ def build_table(numbers: pl.DataFrame, study: Study, scaled_by: str) -> PrintedT
         }
     )
     left_out, squared = fit["num_left_out"], "pseudo-R\N{SUPERSCRIPT TWO}"
+    told = "; how well it fits is not shown, because it would tell small numbers of people"
+    if fit["llr_p"] is not None:
+        told = (
+            f". McFadden's {squared} {fit['pseudo_r2']:.4f}; log-likelihood {fit['log_likelihood']:.2f}, of the "
+            f"intercept alone {fit['log_likelihood_null']:.2f}; likelihood-ratio test p {_p_value(fit['llr_p'], '= ')}"
+        )
+    stays, patients, events = (
+        HIDDEN if fit[name] is None else f"{fit[name]:,}" for name in ("num_subjects", "num_patients", "num_events")
+    )
     caption = (
-        f"Logistic regression (maximum likelihood, no penalty) on {fit['num_subjects']:,} labelled test stays of "
-        f"{fit['num_patients']:,} patients, {fit['num_events']:,} with the event. McFadden's {squared} "
-        f"{fit['pseudo_r2']:.4f}; log-likelihood {fit['log_likelihood']:.2f}, of the intercept alone "
-        f"{fit['log_likelihood_null']:.2f}; likelihood-ratio test p {_p_value(fit['llr_p'], '= ')}. By patient: "
+        f"Logistic regression (maximum likelihood, no penalty) on {stays} labelled test stays of {patients} patients, "
+        f"{events} with the event{told}. By patient: "
         "standard errors clustered by patient, who may have several stays; the others take stays to be independent, "
         f"as the manuscript does. Per SD: the coefficient times the standard deviation {scaled_by}."
     ) + f" Stays of a single token have no jump and are left out: {left_out}." * bool(left_out)
@@ -89,6 +98,7 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     printed = numbers.with_columns(
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, study.config), pl.String),
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
+        **_print_counts(),
     )
     headings = {
         "outcome": "Outcome",
@@ -106,6 +116,14 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     )
     title = "Trajectories and outcomes, held out"
     return PrintedTable("trajectory_held_out", title, caption, numbers, words, num_keys + 3)
+
+
+def _print_counts() -> dict[str, pl.Expr]:
+    """Return the counts as words, those that must not be shown as `HIDDEN`."""
+    return {
+        name: pl.col(name).map_elements(lambda count: f"{count:,}", pl.String).fill_null(HIDDEN)
+        for name in ("num_subjects", "num_events")
+    }
 
 
 def _level(study: Study) -> str:

@@ -17,7 +17,13 @@ from clinrep.modality import resolve
 from tests.analysis.fake_runs import EPOCH, FakeSite
 from tests.analysis.test_risk import write_states
 
-FAST = ["--num_bootstraps=50", "--layers=[2]", "--poolings=[random_token]", "--sections=[risk_over_time]"]
+FAST = [
+    "--min_cell_count=0",
+    "--num_bootstraps=50",
+    "--layers=[2]",
+    "--poolings=[random_token]",
+    "--sections=[risk_over_time]",
+]
 OUTCOME = "icu_admission"
 
 

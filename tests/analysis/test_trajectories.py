@@ -15,7 +15,7 @@ from clinrep.distributed import derive_seed
 from clinrep.modality import resolve
 from tests.analysis.fake_runs import EPOCH, FakeSite
 
-FAST = ["--num_bootstraps=50", "--layers=[2]", "--poolings=[mean]", "--sections=[trajectories]"]
+FAST = ["--min_cell_count=0", "--num_bootstraps=50", "--layers=[2]", "--poolings=[mean]", "--sections=[trajectories]"]
 
 
 def write_trajectories(site: FakeSite, splits=("train", "val", "test"), without=()) -> pl.DataFrame:
