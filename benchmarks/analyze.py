@@ -59,7 +59,8 @@ def main() -> None:
                 if line.startswith("model name")), platform.processor())  # fmt: skip
     print(f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}\n")
     print(
-        "| stays | with the event | metric | estimate | interval | seconds | CPU seconds |\n| ---: | ---: | --- | ---: | --- | ---: | ---: |"
+        "| stays | with the event | metric | estimate | interval | seconds | CPU seconds |\n"
+        "| ---: | ---: | --- | ---: | --- | ---: | ---: |"
     )
     for num_stays in options.num_stays:
         for prevalence in options.prevalence:

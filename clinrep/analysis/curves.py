@@ -67,14 +67,15 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
 _ROC_CAPTION = (
     "Sensitivity against 1 \N{MINUS SIGN} specificity over all thresholds, on the stays of the test split that have a "
     "label. In each panel: AUROC with its {level:g} % interval where there are enough events for one. The dashed "
-    "diagonal is chance. Of the probes, those on the deepest layer are drawn; the table of performance has all."
+    "diagonal is chance. A count that is not shown (*) is few, or tells of few. "
+    "Of the probes, those on the deepest layer are drawn; the table of performance has all."
 )
 _CALIBRATION_CAPTION = (
     "Above: observed share of stays with the event against the mean predicted probability, in up to {bins} groups of "
     "equal size by predicted probability (stays with the same probability stay together), with 95 % Wilson intervals, "
     "which take stays as independent. Drawn where there are enough events for the intervals of the metrics. On the "
-    "dashed diagonal a forecast means what it says. Below: how many test "
-    "stays received which probability."
+    "dashed diagonal a forecast means what it says. A count that is not shown (*) is few, or tells of few. Below: how "
+    "many test stays received which probability."
 )
 
 
@@ -124,10 +125,7 @@ def _draw_roc(
 
 
 def _draw_calibration(
-    models: list[Predicted],
-    lines: dict[tuple[str, str], Line],
-    config: AnalyzeConfig,
-    people: People | None = None,
+    models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig, people: People | None = None
 ) -> tuple[Figure, str]:
     """Draw one reliability panel per outcome, each above a histogram of the probabilities.
 

@@ -12,7 +12,7 @@ from clinrep.analysis.cohort import CATEGORIES, UNKNOWN
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.subgroups import assign_subgroups
-from clinrep.analysis.suppression import HIDDEN, Cells, format_small
+from clinrep.analysis.suppression import HIDDEN, Cells
 from clinrep.artifacts import SPLITS
 
 logger = logging.getLogger("clinrep")
@@ -44,9 +44,9 @@ class People:
         """Return `123 stays, 45 with the event` of the labelled test stays, for the title of a figure."""
         told = []
         for what, count in (("labelled", num_subjects), ("events", num_events)):
+            is_few = count < self.least and (count > 0 or what == "events")
             is_hidden = (what, site, outcome, TEST_SPLIT) in self.hidden
-            few = format_small(count, self.least) if count < self.least else "number not shown"
-            told.append(few if is_hidden or 0 < count < self.least else f"{count:,}")
+            told.append(f"<{self.least}" if is_few else HIDDEN if is_hidden else f"{count:,}")
         return f"{told[0]} stays, {told[1]} with the event"
 
     def hide_scored(self, frame: pl.DataFrame) -> pl.DataFrame:

@@ -31,7 +31,11 @@ def group_by_age(site: Site, _: pl.DataFrame, config: AnalyzeConfig) -> pl.DataF
     """Return the age bands, each from one edge to before the next; the age in years as begun."""
     edges = config.age_edges
     labels = [f"under {edges[0]}", *(f"{low}-{high - 1}" for low, high in itertools.pairwise(edges))]
-    bands = pl.col("age").cut(edges, labels=[*labels, f"{edges[-1]}+"], left_closed=True).cast(pl.String)
+    labels.append(f"{edges[-1]}+")
+    age = pl.col("age")
+    is_in = [age < edges[0], *(age.is_between(low, high, "left") for low, high in itertools.pairwise(edges))]
+    is_in.append(age >= edges[-1])
+    bands = pl.coalesce(*(pl.when(holds).then(pl.lit(label)) for holds, label in zip(is_in, labels, strict=True)))
     return site.stays.select("subject_id", subgroup=pl.format("age: {}", bands.fill_null(UNKNOWN)))
 
 

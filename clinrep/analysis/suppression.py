@@ -203,7 +203,9 @@ def format_small(count: int, least: int) -> str:
 
 def protect_table(table: PrintedTable, least: int) -> PrintedTable:
     """Return the table with its declared small cells hidden and explained, or without content where some are left."""
-    if table.counts is not None and least:
+    if least == 0:
+        return table
+    if table.counts is not None:
         table = _hide_declared(table, table.counts, least)
     names = [
         name for name in PEOPLE_COLUMNS if name in table.numbers.columns and table.numbers[name].dtype.is_integer()

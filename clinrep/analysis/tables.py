@@ -75,7 +75,8 @@ def format_score(row: dict[str, Any]) -> str:
         return str(row["reason"])
     if row["low"] is None:
         return f"{row['estimate']:.3f}, no interval: {row['reason']}"
-    return f"{row['estimate']:.3f} ({row['low']:.3f}\N{EN DASH}{row['high']:.3f})"
+    dash = " to " if row["low"] < 0 else "\N{EN DASH}"
+    return f"{row['estimate']:.3f} ({row['low']:.3f}{dash}{row['high']:.3f})"
 
 
 def format_latex(table: PrintedTable) -> str:

@@ -265,13 +265,14 @@ TABLES: dict[str, Table] = {
     "scores": Table(
         "04_analyze",
         "scores.parquet",
-        "Performance on test, one row per number.",
+        "Performance on test, one row per number. Complete, small counts too: for the hospital. What may leave it are "
+        "tables/ and report.html, where `min_cell_count` hides small cells.",
         {
             "site": Column("str", "name given on the command line"),
             "model": Column("str", "what produced the input of the probe, or the predictions"),
             "probe": Column("str", "name in the probe table; none for a fine-tuned classifier"),
             "outcome": _OUTCOME,
-            "subgroup": Column("str", "all, or the subgroup"),
+            "subgroup": Column("str", "all, or the subgroup, for example `sex: female`, `age: 65-79`, `outliers`"),
             "metric": Column("str", "name in the metric table"),
             "estimate": Column("f64", "null where there are too few events", True),
             "low": Column(

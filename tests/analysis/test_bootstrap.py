@@ -147,3 +147,17 @@ def test_intervals_cover_the_truth():
     # binomial error of 200 samples: 1.5 %; a percentile interval of 100 patients is a little narrow
     assert all(0.89 <= share <= 0.99 for name, share in shares.items() if name != "ece"), shares
     assert 0.85 <= shares["ece"] <= 1, shares
+
+
+def test_intervals_take_the_share_of_events_as_unknown():
+    """Of forecasts that know little, the Brier score depends on the share of events, which a sample has by chance."""
+    rng = np.random.default_rng(0)
+    risks = 1 / (1 + np.exp(-rng.normal(-2, 0.2, (200, 100))))
+    truth = np.mean(risks * (1 - risks))
+    covered = 0
+    for sample, risk in enumerate(risks):
+        labels = rng.random(100) < risk
+        values = bootstrap_metrics([rank(labels, risk)], np.arange(100), 200, sample, ["brier"])[0, 0]
+        low, high = compute_interval(values, 0.95)
+        covered += low <= truth <= high
+    assert 0.89 <= covered / 200 <= 0.99

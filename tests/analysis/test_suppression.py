@@ -116,3 +116,20 @@ def test_counts_in_sentences():
     assert [format_count(count, LEAST) for count in (0, 1, 10, 11, 1234)] == [
         "0", "fewer than 11", "fewer than 11", "11", "1,234"]  # fmt: skip
     assert format_count(3, 0) == "3"
+
+
+def test_two_tens_that_make_twenty_are_not_left_to_a_reader_who_knows_both_to_be_small():
+    cells = Cells()
+    for key, value in (("all", 70), ("a", 10), ("b", 10), ("c", 50)):
+        cells.add(key, value)
+    cells.add_sum("all", ["a", "b", "c"])
+    assert cells.hide(LEAST) == {"a", "b", "c"}
+
+
+def test_no_more_is_hidden_than_it_takes():
+    cells = Cells()
+    for key, value in (("all", 183), ("a", 3), ("b", 50), ("c", 60), ("d", 70)):
+        cells.add(key, value)
+    cells.add_sum("all", ["a", "b", "c", "d"])
+    assert cells.hide(LEAST) == {"a", "b"}
+    assert cells.hide(0) == set()
