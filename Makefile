@@ -7,7 +7,7 @@ DEMO_RUN := runs/demo
 RISK_CONFIGS := configs/ehr/known_risk
 RISK_RUN := runs/known_risk
 PAPER_RUN := runs/manuscript_small
-PAPER_OUTCOMES := in_hospital_death icu_admission
+PAPER_OUTCOMES := in_hospital_death long_length_of_stay
 PAPER_SHARES := 0.1 0.3 1
 # The manuscript's settings of stage $(1), then what a study on 2 cores does otherwise.
 as_in_paper = $(1).py --config configs/ehr/manuscript/$(1).yaml --config configs/ehr/manuscript_small/$(1).yaml

@@ -20,6 +20,7 @@ from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import label_outcome
 
 PANEL_INCHES = (3.4, 2.6)
+LEGEND_INCHES = 5.0  # of width, for two columns of words
 UNCHANGED_COLOR, REFERENCE_COLOR = "#000000", "0.45"
 _REFERENCE_DASHES = ((0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)))
 
@@ -42,7 +43,7 @@ def draw_learning_curves(
     """Draw a column an outcome and a row a metric; `rows` as `average_runs` returns them, of one site."""
     outcomes = rows["outcome"].unique(maintain_order=True).to_list()
     metrics = [name for name in METRICS if name in set(rows["metric"])]
-    size = (PANEL_INCHES[0] * len(outcomes), PANEL_INCHES[1] * len(metrics) + 0.7)
+    size = (max(LEGEND_INCHES, PANEL_INCHES[0] * len(outcomes)), PANEL_INCHES[1] * len(metrics) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(metrics), len(outcomes), squeeze=False, sharex="col")
     labels = list(dict.fromkeys(line.label for lines in references.values() for line in lines))
@@ -88,6 +89,9 @@ def _draw_panel(panel: Axes, rows: pl.DataFrame) -> None:
         style = {"color": line.color, "linestyle": line.dashes, "marker": line.marker}
         panel.errorbar(x, y, yerr=errors, elinewidth=0.8, capsize=2, **style)
     panel.set_xscale("log")
+    stays = rows.filter(pl.col("num_train_stays") > 0)["num_train_stays"].to_numpy()
+    if stays.size:  # also of a single point, around which a logarithmic axis chooses no limits
+        panel.set_xlim(stays.min() / 1.4, stays.max() * 1.4)
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panel.xaxis.set_minor_formatter(NullFormatter())

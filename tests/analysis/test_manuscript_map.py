@@ -85,7 +85,11 @@ def test_the_settings_of_both_are_accepted_together(tmp_path):
     flags = [*home.flags("source"), *away.flags("second"), "--published_sites.mimic=source"]
     files = [f"--config={ROOT}/configs/ehr/{folder}/04_analyze.yaml" for folder in ("manuscript", "manuscript_small")]
     known = [name for name in SECTIONS if name in {row["section"] for row in read_map()}]
-    more = ["--risk_over_time=false", f"--sections=[{','.join(known)}]"]  # fake sites have no hidden states
+    more = [
+        "--risk_over_time=false",
+        "--outcomes=[in_hospital_death]",
+        f"--sections=[{','.join(known)}]",
+    ]  # fake sites have no hidden states
     out = run_main(tmp_path / "out", *files, *flags, *more)
     written = {path.stem for path in [*(out / "tables").iterdir(), *(out / "figures").iterdir()]}
     assert {"published", "token_embeddings"} <= written
@@ -113,7 +117,7 @@ def test_make_manuscript_starts_every_classifier_that_the_figures_need():
     }
     assert starts == {
         (outcome, share, is_new, is_classifier)
-        for outcome in ("in_hospital_death", "icu_admission")
+        for outcome in ("in_hospital_death", "long_length_of_stay")
         for share in (0.0, 0.1, 0.3, 1.0)
         for is_new, is_classifier in ((True, False), (False, False), (False, True))
         if share or is_classifier
