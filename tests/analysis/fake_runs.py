@@ -169,6 +169,7 @@ class FakeSite:
             artifacts.write_table("representations", mixed[:half], self.representations, split, 0)
             artifacts.write_table("representations", mixed[half:], self.representations, split, 1)
         artifacts.write_table("token_embeddings", self._embed_tokens(), self.representations)
+        artifacts.write_text(self.representations / "config.yaml", "max_length: 1024\ntruncation: keep_latest\n")
         artifacts.write_done(self.representations, "03_extract_reps", {}, {})
 
     def _embed_tokens(self) -> pl.DataFrame:

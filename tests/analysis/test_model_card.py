@@ -49,7 +49,8 @@ def write_backbone(directory: Path) -> Path:
 def site(tmp_path_factory):
     site = FakeSite(tmp_path_factory.mktemp("site"), num_stays=400).write()
     backbone = write_backbone(site.root / "01")
-    (site.timelines / "config.yaml").write_text(yaml.safe_dump(STAGE_00))
+    saved = yaml.safe_load((site.timelines / "config.yaml").read_text())
+    (site.timelines / "config.yaml").write_text(yaml.safe_dump(saved | STAGE_00))
     (site.representations / "config.yaml").write_text(yaml.safe_dump({"backbone_dir": str(backbone)}))
     inputs = artifacts.read_done(site.representations, "03_extract_reps")["inputs"]
     inputs["backbone_dir"] = artifacts.fingerprint(backbone)
