@@ -12,6 +12,7 @@ import polars as pl
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.flow_drawing import draw_flow
 from clinrep.analysis.inputs import Site
+from clinrep.analysis.people import ALL, People
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE
 from clinrep.analysis.suppression import HIDDEN, Cells, explain_hidden
@@ -44,8 +45,7 @@ class FlowRow:
 
 def build_flow_section(study: Study) -> Section:
     """Draw the flow of each site; its numbers are a table, too."""
-    least = study.config.min_cell_count
-    flows = {site.name: hide_small(count_flow(site, study.outcomes), least) for site in study.sites}
+    flows = {site.name: hide_small(count_flow(site, study.outcomes), site.name, study.people) for site in study.sites}
     with mpl.rc_context(STYLE):
         figures = [_draw(study, site, flows[site.name]) for site in study.sites]
     inputs = ("timelines_dir",)
@@ -101,39 +101,40 @@ def _count_labels(site: Site, outcome: str, split: str) -> list[FlowRow]:
     return [FlowRow("labelled", split, outcome, "", *labelled), *found]
 
 
-def hide_small(rows: list[FlowRow], least: int) -> list[FlowRow]:
-    """Return the rows without numbers of fewer than `least` people, nor any from which one could be worked out."""
-    if not least:
+def hide_small(rows: list[FlowRow], site: str, people: People) -> list[FlowRow]:
+    """Return the rows without what `people` hides, and without steps of the ledger of few stays or telling of such."""
+    if not people.least:
         return rows
-    hidden = _find_hidden(rows, least)
+    hidden = {row.key for row in rows if people.is_hidden(*_name_cell(row, site))} | _hide_chain(rows, people.least)
+    timeline = next(row.key for row in rows if row.step == "timeline")
+    if timeline in hidden:  # or it could be worked out
+        hidden.add(rows[0].key)
     return [_blank(row) if row.key in hidden else row for row in rows]
+
+
+def _name_cell(row: FlowRow, site: str) -> tuple[str, ...]:
+    """Return the key of the number in `People`."""
+    if row.step == "excluded":
+        return "reason", site, row.outcome, row.split, row.reason
+    if row.step == "labelled":
+        return "labelled", site, row.outcome, row.split
+    return "stays", site, row.split if row.step == "split" else ALL if row.step == "timeline" else ""
 
 
 def _blank(row: FlowRow) -> FlowRow:
     return FlowRow(row.step, row.split, row.outcome, row.reason, None, None)
 
 
-def _find_hidden(rows: list[FlowRow], least: int) -> set[Hashable]:
-    """Return the keys to hide, by the sums a reader knows: source = left out + timelines, and so on down."""
+def _hide_chain(rows: list[FlowRow], least: int) -> set[Hashable]:
+    """Return what to hide of source = left out + timelines, where other tables show the last."""
     cells = Cells()
-    for row in rows:
-        is_fixed = row.step in ("source", "timeline", "split")
-        cells.add(row.key, max(0, row.num_stays or 0), num_people=row.num_patients, is_fixed=is_fixed)
-    keys: dict[str, list[FlowRow]] = {}
-    for row in rows:
-        keys.setdefault(row.step, []).append(row)
-    timeline = keys["timeline"][0].key
-    left_out = [row.key for row in keys.get("left out", []) if (row.num_stays or 0) >= 0]
-    if len(left_out) == len(keys.get("left out", [])):
-        cells.add_sum(keys["source"][0].key, [*left_out, timeline])
-    cells.add_sum(timeline, [row.key for row in keys["split"]])
-    for one in keys["split"]:
-        for labelled in keys.get("labelled", []):
-            if labelled.split == one.split:
-                excluded = [row.key for row in keys.get("excluded", [])
-                            if (row.split, row.outcome) == (labelled.split, labelled.outcome)]  # fmt: skip
-                cells.add_sum(one.key, [labelled.key, *excluded])
-    return cells.hide(least)
+    chain = [row for row in rows if row.step in ("source", "left out", "timeline")]
+    for row in chain:
+        cells.add(row.key, max(0, row.num_stays or 0), is_fixed=row.step == "timeline")
+    if all((row.num_stays or 0) >= 0 for row in chain):
+        cells.add_sum(chain[0].key, [row.key for row in chain[1:]])
+    timeline = chain[-1].key
+    return cells.hide(least) - {timeline}
 
 
 def _draw(study: Study, site: Site, rows: list[FlowRow]) -> DrawnFigure:

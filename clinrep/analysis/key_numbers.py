@@ -10,19 +10,20 @@ from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Study
-from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import format_score, label_model, label_outcome
 
 
 def summarize_sites(study: Study) -> list[dict[str, Any]]:
     """Return what was analyzed at each site: counts and sources as words, and `best`, a row an outcome."""
-    least = study.config.min_cell_count
+    people = study.people
     return [
         {
             "name": site.name,
-            "num_stays": format_count(site.stays.height, least),
-            "num_patients": format_count(site.stays["patient_id"].n_unique(), least),
-            "num_test": format_count(site.stays.filter(pl.col("split") == TEST_SPLIT).height, least),
+            "num_stays": people.format(site.stays.height, "stays", site.name, ALL),
+            "num_patients": people.format(site.stays["patient_id"].n_unique(), "patients", site.name, ALL),
+            "num_test": people.format(
+                site.stays.filter(pl.col("split") == TEST_SPLIT).height, "stays", site.name, TEST_SPLIT
+            ),
             "is_fitted": site.name == study.config.fitted_site,
             "classified": [
                 label_outcome(outcome, study.config)
@@ -40,12 +41,12 @@ def _find_best(study: Study, site: Site, outcome: str) -> dict[str, str] | None:
     scores = study.scores.filter(site=site.name, outcome=outcome, metric="auroc", subgroup=ALL)
     if scores.is_empty():
         return None
-    least = study.config.min_cell_count
+    people, where = study.people, (site.name, outcome, TEST_SPLIT)
     best = scores.sort("estimate", descending=True, nulls_last=True, maintain_order=True).row(0, named=True)
     return {
         "outcome": label_outcome(outcome, study.config),
-        "num_subjects": format_count(best["num_subjects"], least),
-        "num_events": format_count(best["num_events"], least),
+        "num_subjects": people.format(best["num_subjects"], "labelled", *where),
+        "num_events": people.format(best["num_events"], "events", *where),
         "score": format_score(best),
         "model": label_model(best["model"], best["probe"]) if best["estimate"] is not None else "",
     }

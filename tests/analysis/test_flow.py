@@ -8,6 +8,7 @@ import pytest
 
 from clinrep import artifacts
 from clinrep.analysis.flow import FlowRow, count_flow, hide_small
+from clinrep.analysis.people import People
 from tests.analysis.fake_runs import FakeSite, run_main
 
 ROWS = [
@@ -61,36 +62,44 @@ def test_a_ledger_that_does_not_end_at_the_stays_says_so():
     assert rows[2] == FlowRow("left out", reason="not accounted for in the ledger", num_stays=75)
 
 
-def test_a_lone_small_count_takes_another_with_it():
-    rows = [
-        FlowRow("source", num_stays=500),
-        FlowRow("left out", reason="young", num_stays=4),
-        FlowRow("left out", reason="short", num_stays=96),
-        FlowRow("timeline", num_stays=400, num_patients=300),
-        *(FlowRow("split", split, num_stays=num, num_patients=num) for split, num in
-          (("train", 300), ("val", 50), ("test", 50))),
-        FlowRow("labelled", "test", "death", "", 43, 43),
-        FlowRow("excluded", "test", "death", "early", 7, 7),
-    ]  # fmt: skip
-    hidden = [row for row in hide_small(rows, 11) if row.num_stays is None]
-    assert {(row.step, row.reason) for row in hidden} == {
-        ("left out", "young"),
-        ("left out", "short"),
-        ("labelled", ""),
-        ("excluded", "early"),
-    }
-    assert all(row.num_patients is None for row in hidden)
-    assert hide_small(rows, 0) == rows
+CHAIN = [
+    FlowRow("source", num_stays=500),
+    FlowRow("left out", reason="young", num_stays=4),
+    FlowRow("left out", reason="short", num_stays=96),
+    FlowRow("timeline", num_stays=400, num_patients=300),
+    FlowRow("split", "train", num_stays=300, num_patients=200),
+    FlowRow("labelled", "test", "death", "", 43, 43),
+    FlowRow("excluded", "test", "death", "early", 7, 7),
+]
 
 
-def test_stays_of_few_people_are_hidden_though_they_are_many():
-    rows = [
-        FlowRow("source", num_stays=60),
-        FlowRow("timeline", num_stays=60, num_patients=40),
-        FlowRow("split", "train", num_stays=20, num_patients=2),
-        FlowRow("split", "test", num_stays=40, num_patients=38),
+WITHOUT_FEW = [FlowRow("source", num_stays=496), *CHAIN[2:]]
+
+
+def hide(rows, *hidden, least=11):
+    found = hide_small(rows, "home", People(frozenset(hidden), least))
+    assert all(row.num_patients is None for row in found if row.num_stays is None)
+    return {(row.step, row.reason) for row in found if row.num_stays is None}
+
+
+def test_a_lone_small_step_takes_another_with_it():
+    assert hide(CHAIN) == {("left out", "young"), ("left out", "short")}
+    assert hide(CHAIN, least=0) == set()
+    assert hide(WITHOUT_FEW) == set()
+
+
+def test_the_only_step_takes_the_source_with_it_for_the_cohort_table_shows_the_timelines():
+    assert hide([FlowRow("source", num_stays=404), CHAIN[1], CHAIN[3]]) == {("left out", "young"), ("source", "")}
+
+
+def test_what_other_tables_hide_is_hidden_here():
+    keys = [
+        ("stays", "home", "train"),
+        ("labelled", "home", "death", "test"),
+        ("reason", "home", "death", "test", "early"),
     ]
-    assert hide_small(rows, 11)[2].num_stays is None
+    assert hide(WITHOUT_FEW, *keys) == {("split", ""), ("labelled", ""), ("excluded", "early")}
+    assert hide(WITHOUT_FEW, ("stays", "home", "all")) == {("source", ""), ("timeline", "")}
 
 
 @pytest.mark.parametrize("least", [0, 11])
