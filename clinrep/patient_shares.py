@@ -14,6 +14,7 @@ def choose_patients(patients: pl.Series, fraction: float, seed: int) -> pl.Serie
 
     For one seed the patients of a smaller share are among those of a larger one.
     """
+    # 1e-9: 0.07 of 100 is 7, not 8
     ordered = patients.unique().to_list()
     ordered.sort(key=lambda patient: (derive_seed(seed, f"training_fraction/{patient}"), patient))
-    return pl.Series(patients.name, ordered[: math.ceil(fraction * len(ordered))], patients.dtype)
+    return pl.Series(patients.name, ordered[: math.ceil(fraction * len(ordered) - 1e-9)], patients.dtype)

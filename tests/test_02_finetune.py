@@ -110,6 +110,12 @@ def test_a_classifier_continues(root, finished):
     assert (root / "three" / "classifier" / "model.safetensors").is_file()
 
 
+def test_a_classifier_applied_as_it_is_must_be_named_as_it_was_trained(root, finished):
+    more = ["--backbone_dir", "null", "--classifier_dir", str(finished), "--training_fraction", "0"]
+    with pytest.raises(InputError, match="give --random_truncation false"):
+        load_main(STAGE)(flags(root, "misnamed", *more, "--random_truncation", "true"))
+
+
 def test_a_classifier_that_learns_nothing_predicts_as_it_is_at_another_site(root, finished):
     """Fraction 0: the same weights, on stays it has not seen, and no step of training."""
     other = write_fake_tokenizer_run(root / "other_00", num_subjects=40, seed=6)

@@ -15,6 +15,7 @@ from clinrep.config import InputError
 from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.models import LlamaClassifier, load_classifier
 from clinrep.ehr.sequences import load_sequences
+from clinrep.patient_shares import choose_patients
 from clinrep.sequences import Sequences, iterate_batches
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
@@ -313,6 +314,7 @@ def test_fractions_are_of_patients_and_nested():
         assert taken.subjects.height == subjects.filter(pl.col("patient_id").is_in(list(chosen))).height
         assert [f"H{token}" for token in taken.tokens] == taken.subjects["subject_id"].to_list()
         before = chosen
+    assert choose_patients(pl.Series([f"P{i}" for i in range(100)]), 0.07, 1).len() == 7
     small, shuffled = classification.take_fraction(data, 0.3, 3), data.take(rng.permutation(1000))
     again = classification.take_fraction(shuffled, 0.3, 3)
     assert set(again.subjects["subject_id"]) == set(small.subjects["subject_id"]), "told by ids, not by row order"

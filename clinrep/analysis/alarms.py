@@ -167,10 +167,15 @@ def _explain_no_interval(num_alarms: float, estimates: Floats, config: AnalyzeCo
     """Return why replicates cannot say how sure the numbers are, or ''."""
     if num_alarms < config.min_events_for_interval:
         return "too few alarms"
-    if estimates[0] < 1e-12:
-        return "no alarm with the event"
+    sensitivity, _, specificity = estimates
+    lacking = {
+        "no alarm with the event": sensitivity < 1e-12,
+        "no event without an alarm": sensitivity > 1 - 1e-12,
+        "no alarm without the event": specificity > 1 - 1e-12,
+        "an alarm for every stay without the event": specificity < 1e-12,
+    }
     # a replicate cannot draw what the sample lacks: the interval would be a point
-    return "no alarm without the event" if estimates[2] > 1 - 1e-12 else ""
+    return next((words for words, is_so in lacking.items() if is_so), "")
 
 
 def _summarize(estimates: Floats, drawn: Floats | None, reason: str, config: AnalyzeConfig) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from clinrep.analysis.bootstrap import bootstrap_metrics, compute_interval
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import Floats, compute_auroc, rank
-from clinrep.analysis.scores import explain_too_few
+from clinrep.analysis.scores import explain_no_interval, explain_too_few
 
 
 def score_auroc(
@@ -37,7 +37,7 @@ def score_auroc(
     if reason:
         return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
     rankings = [rank(labels, values) for values in probabilities.values()]
-    reason = explain_too_few(num_subjects, num_events, config.min_events_for_interval, config.min_cell_count)
+    reason = explain_no_interval(labels, patients, config.min_events_for_interval, config.min_cell_count)
     replicates = np.full((len(rankings), config.num_bootstraps), np.nan)
     if not reason:
         numbers = np.unique(patients, return_inverse=True)[1]
@@ -47,7 +47,7 @@ def score_auroc(
         estimate = float(compute_auroc(ranking.tally(np.ones((1, num_subjects))))[0])
         interval = None if reason else compute_interval(values, config.confidence_level)
         low, high = interval or (None, None)
-        if num_events < config.min_cell_count:  # more digits would tell how many events they are made of
+        if min(num_events, num_subjects - num_events) < config.min_cell_count:  # more digits would tell it
             estimate = round(estimate, 3)
             low, high = (None if value is None else round(value, 3) for value in (low, high))
         words = reason or (None if interval else "too few patients with the event to resample")

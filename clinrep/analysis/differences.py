@@ -68,17 +68,18 @@ def check_reference(predicted: list[Predicted], config: AnalyzeConfig) -> None:
 def choose_reference(items: list[Predicted], config: AnalyzeConfig) -> int | None:
     """Return which model of one site and outcome the others are compared with; None where the named one is not there.
 
-    Without a name: the first fine-tuned classifier, else the first probe, else the first model; one without
-    probabilities only where all are.
+    Without a name: the first fine-tuned classifier (of the main runs, and without URT, where there are such), else the
+    first probe, else the first model; one without probabilities only where all are.
     """
     if config.comparison_reference is not None:
         names = [name_model(item.model, item.probe) for item in items]
         return names.index(config.comparison_reference) if config.comparison_reference in names else None
 
-    def order(index: int) -> tuple[bool, bool, bool]:
-        item = items[index]
+    def order(index: int) -> tuple[bool, ...]:
+        item, run = items[index], items[index].run
         is_classifier = item.probe == NO_PROBE and item.model.startswith(CLASSIFIER)
-        return item.probabilities is None, not is_classifier, item.probe == NO_PROBE
+        is_second = run is not None and (not run.is_main or run.is_urt)
+        return item.probabilities is None, not is_classifier, is_second, item.probe == NO_PROBE
 
     return min(range(len(items)), key=order)
 
@@ -147,6 +148,14 @@ def compare_models(evaluated: Evaluated, config: AnalyzeConfig) -> list[dict[str
     return rows
 
 
+def _is_one_model(
+    sides: tuple[Evaluated, Evaluated], indices: list[dict[tuple[str, str], int]], model: tuple[str, str]
+) -> bool:
+    """Return whether a name is of one model at both sites: classifiers that learned at each are two."""
+    runs = [side.group.items[index[model]].run for side, index in zip(sides, indices, strict=True)]
+    return any(run is None or run.is_applied for run in runs)
+
+
 def compare_sites(one: Evaluated, other: Evaluated, config: AnalyzeConfig) -> list[dict[str, Any]]:
     """Return rows of `SITE_SCHEMA`: each metric of each model that both groups have, `one` minus `other`.
 
@@ -154,7 +163,7 @@ def compare_sites(one: Evaluated, other: Evaluated, config: AnalyzeConfig) -> li
     """
     sides = (one, other)
     indices = [{(item.model, item.probe): at for at, item in enumerate(side.group.items)} for side in sides]
-    shared = [model for model in indices[0] if model in indices[1]]
+    shared = [model for model in indices[0] if model in indices[1] and _is_one_model(sides, indices, model)]
     rows = []
     for (position, metric), model in itertools.product(enumerate(COMPARED), shared):
         at = [index[model] for index in indices]

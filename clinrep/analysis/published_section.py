@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from clinrep.analysis.anomalies import select_main
 from clinrep.analysis.inputs import TEST_SPLIT, Site
-from clinrep.analysis.local_fine_tuning import choose_probe, select_curve_runs
+from clinrep.analysis.local_fine_tuning import choose_probe
 from clinrep.analysis.logits import fit_logit
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.published import COHORT, FINE_TUNED, LOCAL, PROBED, REGRESSION, ROLES, TERMS, list_published
@@ -77,8 +78,8 @@ def collect_ours(study: Study) -> pl.DataFrame:
 
 def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
     """Return stays and shares with the event by split, of inliers, outliers and all (Tables 1 and 2)."""
-    anomalies = select_main_anomalies(study.anomalies).filter(pl.col("site") == site.name)
-    stays = site.stays.select("subject_id", "split").join(
+    anomalies = select_main(study.anomalies, study.config).filter(pl.col("site") == site.name)
+    stays = site.stays.select("subject_id", "patient_id", "split").join(
         anomalies.select("subject_id", "is_outlier"), on="subject_id", how="left"
     )
     rows = []
@@ -87,14 +88,19 @@ def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
         if of_split["is_outlier"].null_count() == 0:
             groups |= {"inliers": of_split.filter(~pl.col("is_outlier")), "outliers": of_split.filter("is_outlier")}
         common = {"model": COHORT, "split": split}
-        sizes = {subgroup: [chosen.height] for subgroup, chosen in groups.items()}
+        sizes = {subgroup: [_count_patients(chosen)] for subgroup, chosen in groups.items()}
         counted = {subgroup: float(chosen.height) for subgroup, chosen in groups.items()}
         rows += _hide_small(counted, sizes, common | {"outcome": "", "quantity": "num_subjects"}, study)
         for outcome in study.outcomes:
             labels = site.outcomes.filter(outcome=outcome).select("subject_id", "label").drop_nulls()
-            chosen = {name: labels.join(group, on="subject_id", how="semi")["label"] for name, group in groups.items()}
-            sizes = {name: [int(values.sum()), int((~values).sum())] for name, values in chosen.items()}
-            shares = {name: values.mean() for name, values in chosen.items()}
+            chosen = {name: labels.join(group, on="subject_id") for name, group in groups.items()}
+            sizes = {
+                name: [_count_patients(rows.filter("label")), _count_patients(rows.filter(~pl.col("label")))]
+                for name, rows in chosen.items()
+            }
+            shares = {name: rows["label"].mean() for name, rows in chosen.items()}
+            if study.people.is_hidden("events", site.name, outcome, str(split)):
+                sizes[ALL] = [0]
             rows += _hide_small(shares, sizes, common | {"outcome": outcome, "quantity": "prevalence"}, study)
     return rows
 
@@ -104,7 +110,7 @@ def _hide_small(
 ) -> list[dict[str, Any]]:
     """Return a row a subgroup; where one counts too few people, it and those that would give it away have none."""
     least = study.config.min_cell_count
-    small = {name for name, counts in sizes.items() if any(0 < count < least for count in counts)}
+    small = {name for name, counts in sizes.items() if any(count < least for count in counts)}
     if small:
         small |= {"inliers", "outliers"}  # the one is the whole without the other
     reason = f"not shown: fewer than {least} people, or would give such a number away"
@@ -114,11 +120,8 @@ def _hide_small(
     ]
 
 
-def select_main_anomalies(anomalies: pl.DataFrame) -> pl.DataFrame:
-    """Return the scores of the method that tells inliers from outliers: the first, where several were asked for."""
-    if "method" not in anomalies.columns:
-        return anomalies
-    return anomalies.filter(pl.col("method") == pl.col("method").first())
+def _count_patients(rows: pl.DataFrame) -> int:
+    return rows["patient_id"].n_unique()
 
 
 def _find_scores(study: Study, site: Site) -> list[dict[str, Any]]:
@@ -128,28 +131,32 @@ def _find_scores(study: Study, site: Site) -> list[dict[str, Any]]:
     for outcome in study.outcomes:
         items = [item for item in study.predicted if (item.site, item.outcome) == (site.name, outcome)]
         probe = choose_probe([item for item in items if item.probe == "logistic_regression"])
-        chosen = {FINE_TUNED: _choose_main(site, outcome), LOCAL: _choose_local(site, outcome)}
+        chosen = {FINE_TUNED: _choose_main(study, site, outcome), LOCAL: _choose_local(study, site, outcome)}
         models = {name: (model, NO_PROBE) for name, model in chosen.items() if model}
         models |= {PROBED: (probe.model, probe.probe)} if probe else {}
         for name, (model, kind) in models.items():
             found = of_site.filter(
                 (pl.col("outcome") == outcome) & (pl.col("model") == model) & (pl.col("probe") == kind)
             )
-            for row in found.iter_rows(named=True):
+            for row in study.people.hide_scored(found).iter_rows(named=True):
                 common = {"model": name, "split": TEST_SPLIT, "outcome": outcome, "quantity": "auroc"}
                 rows.append(common | {key: row[key] for key in ("subgroup", "estimate", "low", "high", "reason")})
     return rows
 
 
-def _choose_main(site: Site, outcome: str) -> str | None:
-    """Return the classifier of the source: trained here, or applied here as it is; the first of several seeds."""
+def _choose_main(study: Study, site: Site, outcome: str) -> str | None:
+    """Return the classifier of the source: trained there, elsewhere applied as it is; the first of several seeds."""
     runs = site.classifier_runs.get(outcome, {})
-    return next((model for model, run in runs.items() if run.is_main and not run.is_urt), None)
+    is_source = site.name == study.config.fitted_site
+    return next(
+        (model for model, run in runs.items() if run.is_main and not run.is_urt and (is_source or run.is_applied)), None
+    )
 
 
-def _choose_local(site: Site, outcome: str) -> str | None:
+def _choose_local(study: Study, site: Site, outcome: str) -> str | None:
     """Return the source classifier that learned from the largest share of local patients; the first of several."""
-    runs = {model: run for model, run in select_curve_runs(site, outcome).items() if run.start == "classifier"}
+    runs = site.classifier_runs.get(outcome, {}) if site.name != study.config.fitted_site else {}
+    runs = {model: run for model, run in runs.items() if run.start == "classifier" and not run.is_urt}
     learned = {model: run.training_fraction for model, run in runs.items() if not run.is_applied}
     return max(learned, key=lambda model: learned[model]) if learned else None
 
@@ -162,7 +169,11 @@ def _fit_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
         assert measures is not None
         test = select_measured(site, measures, outcome, TEST_SPLIT)
         common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": outcome, "subgroup": ALL}
-        rows.append(common | {"quantity": "num_subjects", "estimate": float(test.labels.size)})
+        where = (site.name, outcome, TEST_SPLIT)
+        is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+        told = {"reason": "not shown: it would tell small numbers of people"}
+        size = told if is_hidden else {"estimate": float(test.labels.size)}
+        rows.append(common | {"quantity": "num_subjects"} | size)
         reason = explain_unfit(test.labels, test.regressors, study.config)
         if reason:
             rows += [common | {"quantity": name, "reason": reason} for name in (*TERMS, "pseudo_r2")]
@@ -171,7 +182,7 @@ def _fit_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
         for term in logit.terms.filter(pl.col("term").is_in(TERMS)).iter_rows(named=True):
             numbers = {"estimate": term["coefficient"], "low": term["low_clustered"], "high": term["high_clustered"]}
             rows.append(common | {"quantity": term["term"]} | numbers)
-        rows.append(common | {"quantity": "pseudo_r2", "estimate": logit.pseudo_r2})
+        rows.append(common | {"quantity": "pseudo_r2"} | (told if is_hidden else {"estimate": logit.pseudo_r2}))
     return rows
 
 

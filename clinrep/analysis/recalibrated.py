@@ -18,7 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 from clinrep.analysis.inputs import FIT_SPLIT, Site
 from clinrep.analysis.metrics import METRICS, Floats
 from clinrep.analysis.performance import FEW_EVENTS, describe_intervals, mark_few_events, pivot_scores
-from clinrep.analysis.probes import Predicted
+from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.recalibration import compute_logits, recalibrate
 from clinrep.analysis.scores import explain_too_few, group_predicted, score_group
 from clinrep.analysis.study import Section, Study
@@ -68,6 +68,8 @@ RECALIBRATIONS: dict[str, Callable[[NDArray[np.bool_], Floats], Fitted]] = {
 def predict_split(study: Study, site: Site, item: Predicted, split: str) -> tuple[Floats | None, str]:
     """Return what the model of `item` says of the site's labelled stays of a split, in their order, or why nothing."""
     stays = site.select_labelled(item.outcome, split)
+    if split == FIT_SPLIT and item.run is not None and not item.run.is_applied:
+        return None, "the classifier learned from these stays"
     if item.representation is None:
         rows = site.predictions.get(item.outcome, {}).get(item.model)
         if rows is None:
@@ -109,7 +111,12 @@ def build_recalibration_section(study: Study) -> Section:
     """Return the scores of raw and recalibrated predictions on the same bootstrap replicates."""
     config = study.config
     deepest = max((item.representation[0] for item in study.predicted if item.representation), default=0)
-    drawn = [item for item in study.predicted if item.representation is None or item.representation[0] == deepest]
+    drawn = [
+        item
+        for item in study.predicted
+        if (item.representation is None and item.probe == NO_PROBE)  # what baselines say of val is not kept
+        or (item.representation is not None and item.representation[0] == deepest)
+    ]
     rows = []
     for items in show_progress(group_predicted(drawn), config, "recalibration"):
         rows += _score_recalibrated(study, items)

@@ -15,7 +15,7 @@ from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, draw_patient_counts, find_
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import Floats, Ranking, rank
 from clinrep.analysis.probes import Predicted
-from clinrep.analysis.scores import explain_too_few
+from clinrep.analysis.scores import explain_no_interval, explain_too_few
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 
@@ -63,14 +63,15 @@ class ModelGroup:
 
 
 def group_models(predicted: list[Predicted], config: AnalyzeConfig) -> list[ModelGroup]:
-    """Return the models by site and outcome, in the order of `predicted`.
+    """Return the models by site and outcome, in the order of `predicted`; of runs of stage 02 the main ones.
 
     Raises:
         InputError: models of one group were judged on different stays, or lack a probability.
     """
     groups: dict[tuple[str, str], list[Predicted]] = {}
     for item in predicted:
-        groups.setdefault((item.site, item.outcome), []).append(item)
+        if item.run is None or item.run.is_main:
+            groups.setdefault((item.site, item.outcome), []).append(item)
     return [_build_group(items, config) for items in groups.values()]
 
 
@@ -93,7 +94,9 @@ def _build_group(items: list[Predicted], config: AnalyzeConfig) -> ModelGroup:
     rankings = [
         None if no_estimate or item.probabilities is None else rank(item.labels, item.probabilities) for item in items
     ]
-    no_interval = no_estimate or explain_too_few(*counts, config.min_events_for_interval, config.min_cell_count)
+    no_interval = no_estimate or explain_no_interval(
+        first.labels, first.patients, config.min_events_for_interval, config.min_cell_count
+    )
     return ModelGroup(first.site, first.outcome, items, rankings, no_estimate, no_interval)
 
 

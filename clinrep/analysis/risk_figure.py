@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clinrep.analysis.auroc import score_auroc
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure, save_figure
-from clinrep.analysis.inputs import Site
+from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.risk_curves import (
     FollowedStays,
@@ -28,6 +28,7 @@ from clinrep.analysis.risk_curves import (
 from clinrep.analysis.risk_tables import build_risk_table
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import COLORS, STYLE
+from clinrep.analysis.suppression import HIDDEN, format_small
 from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -117,14 +118,18 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
     least = config.risk_figure.min_stays
     if max(num_events, num_others) < least:
         return f"{words} at {site.name} is not drawn: fewer than {least} stays with the outcome, and without it."
+    counts = num_events, num_others, stays.labels.size, stays.num_labelled
+    told = [format_small(count, config.min_cell_count) for count in counts]
+    if study.people.is_hidden("labelled", site.name, outcome, TEST_SPLIT):
+        told[2:] = [HIDDEN, HIDDEN]
     with mpl.rc_context(STYLE):
         figure = draw_risk(drawn, least, config.risk_figure.origin)
         title = f"Predictions over time: {words}" + (f" at {site.name}" if len(study.sites) > 1 else "")
         caption = (
             f"Predicted probability of {words[:1].lower() + words[1:]} after each token (above) and by hours from "
             f"{_name_origin(config.risk_figure.origin)} (below): mean and 2.5\N{EN DASH}97.5 % band of "
-            f"{num_events} test stays with the outcome (dashed) and {num_others} without (solid), the same in every "
-            f"panel, drawn at random from the {stays.labels.size} of {stays.num_labelled} labelled stays that every "
+            f"{told[0]} test stays with the outcome (dashed) and {told[1]} without (solid), the same in every "
+            f"panel, drawn at random from the {told[2]} of {told[3]} labelled stays that every "
             "model follows. The band is the spread of stays, not the uncertainty of the mean. By hours, what was said "
             "at the last token stands until the next. Below each axis: stays that contribute there; a curve is drawn "
             f"where {least} or more do. URT: trained on sequences cut at a uniformly random token."

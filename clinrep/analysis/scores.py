@@ -95,14 +95,29 @@ def explain_too_few(num_subjects: int, num_events: int, least: int, min_cell_cou
     return ""
 
 
+def explain_no_interval(
+    labels: NDArray[np.bool_], patients: NDArray[np.intp], least: int, min_cell_count: int = MIN_CELL_COUNT
+) -> str:
+    """Return why the bootstrap has too little to draw from, or '': `least` stays, and as many patients, of either kind.
+
+    Patients are what is drawn: many events of a few of them would give a narrow interval that means nothing.
+    """
+    reason = explain_too_few(labels.size, int(labels.sum()), least, min_cell_count)
+    for words, is_kind in (("with the event", labels), ("without the event", ~labels)):
+        num_patients = np.unique(patients[is_kind]).size
+        if not reason and num_patients < least:
+            reason = f"too few patients {words} ({format_small(num_patients, min_cell_count)})"
+    return reason
+
+
 def score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> list[dict[str, Any]]:
     """Return the rows, without subgroup, of all models on the same stays, on the same bootstrap replicates."""
     labels, patients = items[0].labels, items[0].patients
     counts = {"num_subjects": labels.size, "num_events": int(labels.sum())}
-    no_estimate, no_interval = (
-        explain_too_few(labels.size, counts["num_events"], least, config.min_cell_count)
-        for least in (config.min_events_for_estimate, config.min_events_for_interval)
+    no_estimate = explain_too_few(
+        labels.size, counts["num_events"], config.min_events_for_estimate, config.min_cell_count
     )
+    no_interval = explain_no_interval(labels, patients, config.min_events_for_interval, config.min_cell_count)
     rankings = {
         index: rank(labels, item.probabilities, config.num_calibration_bins)
         for index, item in enumerate(items)

@@ -7,10 +7,11 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.performance import FEW_EVENTS, describe_intervals, mark_few_events, pivot_scores
-from clinrep.analysis.probes import NO_PROBE
+from clinrep.analysis.replicates import group_models
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import COLORS, STYLE
@@ -21,23 +22,25 @@ ROW_INCHES = 0.17
 
 
 def build_subgroup_section(study: Study) -> Section:
-    """Return how the best model of each outcome does in each subgroup."""
+    """Return how the model that stands for each outcome does in each subgroup."""
     title = "Subgroups"
     if study.scores.filter(pl.col("subgroup") != ALL).is_empty():
         return Section("subgroups", title, "No subgroups were asked for.")
     scores = mark_few_events(study.scores, study.config.few_events)
-    shown = scores.join(choose_models(study.scores), on=["site", "outcome", "model", "probe"], maintain_order="left")
+    shown = scores.join(choose_models(study), on=["site", "outcome", "model", "probe"], maintain_order="left")
     figures = [_draw_site(study, site.name, shown.filter(site=site.name, metric="auroc")) for site in study.sites]
     return Section("subgroups", title, tables=[_build_table(study, scores, shown)], figures=figures)
 
 
-def choose_models(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return site, outcome, model, probe of the classifier with the highest AUROC, or else of the best probe."""
-    ranked = scores.filter(subgroup=ALL, metric="auroc").sort(
-        "site", "outcome", pl.col("probe") == NO_PROBE, pl.col("estimate").fill_null(-1.0),
-        descending=[False, False, True, True], maintain_order=True,
-    )  # fmt: skip
-    return ranked.group_by("site", "outcome", maintain_order=True).first().select("site", "outcome", "model", "probe")
+def choose_models(study: Study) -> pl.DataFrame:
+    """Return site, outcome, model, probe of the model that stands for each: chosen without a look at test."""
+    schema = ["site", "outcome", "model", "probe"]
+    rows = [
+        (group.site, group.outcome, group.items[index].model, group.items[index].probe)
+        for group in group_models(study.predicted, study.config)
+        if (index := choose_reference(group.items, study.config)) is not None
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(schema, pl.String), orient="row")
 
 
 def _build_table(study: Study, scores: pl.DataFrame, shown: pl.DataFrame) -> PrintedTable:
@@ -55,8 +58,9 @@ def _build_table(study: Study, scores: pl.DataFrame, shown: pl.DataFrame) -> Pri
     }
     words, num_keys = to_words(printed, headings)
     caption = (
-        "Performance on the test split by subgroup, of the fine-tuned classifier or, where there is none, the probe "
-        f"with the highest AUROC on all stays; the CSV file has every model. With {describe_intervals(config)} "
+        "Performance on the test split by subgroup, of the model the others are compared with (comparison_reference): "
+        "the fine-tuned classifier or, where there is none, the first probe; the CSV file has every model. With "
+        f"{describe_intervals(config)} "
         f"{FEW_EVENTS} marks numbers from fewer than {config.few_events} stays with the event, or without. "
         "Intervals are not adjusted for the number of subgroups; differences between subgroups are not tested."
     )
@@ -81,8 +85,8 @@ def _draw_site(study: Study, site: str, scores: pl.DataFrame) -> DrawnFigure:
         where = f", site {site}" if len(study.sites) > 1 else ""
         caption = (
             f"AUROC in each subgroup of the test split with {describe_intervals(study.config)} Of each outcome the "
-            "fine-tuned classifier or, where there is none, the best probe. Dashed line: all stays. In brackets: stays "
-            f"with the event of all ({HIDDEN}: not shown, being few or telling of few). Hollow: from fewer than "
+            "fine-tuned classifier or, where there is none, the first probe. Dashed line: all stays. In brackets: "
+            f"stays with the event of all ({HIDDEN}: not shown, being few or telling of few). Hollow: from fewer than "
             f"{study.config.few_events} stays with the event, or without. A subgroup without a mark has too few."
         )
         if left_out:

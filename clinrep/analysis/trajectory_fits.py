@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from clinrep import artifacts
+from clinrep.analysis.anomalies import select_main
 from clinrep.analysis.checks import require_same_subjects, require_unique
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
@@ -59,7 +60,7 @@ def read_measures(site: Site, study: Study) -> pl.DataFrame | None:
     where = f"{directory}/trajectories.parquet"
     table = artifacts.read_table("trajectories", directory).select("subject_id", "split", "path_length", "max_jump")
     require_unique(table, ["subject_id"], where)
-    scores = _select_main(study.anomalies).filter(pl.col("site") == site.name)
+    scores = select_main(study.anomalies, study.config).filter(pl.col("site") == site.name)
     measures = []
     for split in (TEST_SPLIT, FIT_SPLIT):
         rows = table.filter(pl.col("split") == split).drop("split")
@@ -73,13 +74,6 @@ def read_measures(site: Site, study: Study) -> pl.DataFrame | None:
         joined = rows.join(scored, on="subject_id").sort("subject_id")
         measures.append(joined.with_columns(pl.col("max_jump").cast(pl.Float64), split=pl.lit(split)))
     return pl.concat(measures)
-
-
-def _select_main(anomalies: pl.DataFrame) -> pl.DataFrame:
-    """Return the scores of one method, the first, where several were asked for."""
-    if "method" not in anomalies.columns:
-        return anomalies
-    return anomalies.filter(pl.col("method") == pl.col("method").first())
 
 
 def select_measured(site: Site, measures: pl.DataFrame, outcome: str, split: str) -> Measured:

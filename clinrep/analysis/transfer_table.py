@@ -21,7 +21,7 @@ def build_transfer_section(study: Study) -> Section:
     tables = []
     for name, title, is_wanted in (
         ("transfer_representations", "Representation-based classifiers and baselines", pl.col("probe") != NO_PROBE),
-        ("transfer_classifiers", "Fine-tuned classifiers", pl.col("probe") == NO_PROBE),
+        ("transfer_classifiers", "Fine-tuned classifiers and zero-shot prediction", pl.col("probe") == NO_PROBE),
     ):
         rows = study.scores.filter(is_wanted)
         if rows.height:

@@ -221,11 +221,12 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
     """Return the fp32 classifier to train: a backbone with a new seeded head, one all new, or another run's classifier.
 
     Raises:
-        InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
+        InputError: it has another tokenizer than the timelines, or fewer positions than max_length; a classifier to be
+            applied as it is was trained with another random_truncation.
     """
     directory = _find_for_sequences(config)
     if config.classifier_dir is not None:
-        _warn_of_another_outcome(directory.parent, config.outcome)
+        _check_classifier(directory.parent, config)
     if config.from_scratch:
         distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
         return LlamaClassifier(LlamaConfig.from_pretrained(directory, attn_implementation="sdpa"))
@@ -233,12 +234,25 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
     return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
 
 
-def _warn_of_another_outcome(run_dir: Path, outcome: str) -> None:
-    """Warn where the classifier to continue from was trained on another outcome, which its head then has learned."""
-    if (run_dir / "DONE").is_file():
-        learned = load_settings(run_dir)["outcome"]
-        if learned != outcome:
-            logger.warning("%s was trained on %s and goes on with %s, its head included", run_dir, learned, outcome)
+def _check_classifier(run_dir: Path, config: FinetuneConfig) -> None:
+    """Warn where the classifier to start from was trained on another outcome, which its head then has learned.
+
+    Raises:
+        InputError: it is to be applied as it is, under another random_truncation, by which the analysis tells it.
+    """
+    if not (run_dir / "DONE").is_file():
+        return
+    saved = load_settings(run_dir)
+    if saved["outcome"] != config.outcome:
+        words = "%s was trained on %s and goes on with %s, its head included"
+        logger.warning(words, run_dir, saved["outcome"], config.outcome)
+    is_urt = bool(saved.get("random_truncation"))
+    if config.training_fraction == 0 and is_urt != config.random_truncation:
+        raise InputError(
+            f"{run_dir} was trained with random_truncation {str(is_urt).lower()} and is applied as it is, but "
+            f"random_truncation is {str(config.random_truncation).lower()} here, by which its predictions would be "
+            f"named; give --random_truncation {str(is_urt).lower()}"
+        )
 
 
 def load_encoder(config: ExtractConfig) -> LlamaModel:

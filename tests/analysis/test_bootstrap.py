@@ -13,6 +13,7 @@ from clinrep.analysis.bootstrap import (
 )
 from clinrep.analysis.metrics import METRICS, rank
 from clinrep.analysis.recalibration import recalibrate
+from clinrep.analysis.scores import explain_no_interval
 from clinrep.analysis.slopes import solve
 
 
@@ -161,3 +162,13 @@ def test_intervals_take_the_share_of_events_as_unknown():
         low, high = compute_interval(values, 0.95)
         covered += low <= truth <= high
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_an_interval_needs_patients_not_stays():
+    """Six events of one patient, drawn as one, would give a narrow interval; of six patients it is a wide one."""
+    labels, patients = np.arange(300) < 6, np.arange(300)
+    assert explain_no_interval(labels, patients, 5) == ""
+    together = np.where(labels, 0, patients)
+    assert explain_no_interval(labels, together, 5, min_cell_count=0) == "too few patients with the event (1)"
+    assert explain_no_interval(~labels, together, 5, min_cell_count=0) == "too few patients without the event (1)"
+    assert explain_no_interval(labels, together, 7) == "too few events (fewer than 11)"

@@ -63,7 +63,8 @@ def test_ours_stand_beside_with_their_intervals(site, tmp_path):
         row = table.filter(source=source, outcome="icu_admission", subgroup="all").row(0, named=True)
         expected = scores.filter(probe=probe).row(0, named=True)
         assert [row[name] for name in ("estimate", "low", "high")] == pytest.approx(
-            [expected[name] for name in ("estimate", "low", "high")]
+            [expected[name] for name in ("estimate", "low", "high")],
+            abs=6e-4,  # rounded where events are few
         )
     sizes = table.filter(source="Table 1", split="test", quantity="num_subjects", subgroup="all")
     assert sizes["estimate"].item() == site.stays.filter(split="test").height
