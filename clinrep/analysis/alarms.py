@@ -53,7 +53,7 @@ def build_alarm_section(study: Study) -> Section:
     config = study.config
     groups = show_progress(group_models(study.predicted, config), config, "alarms")
     rows = [row for group in groups for row in _describe_group(group, config)]
-    return Section("alarms", "Alarms at fixed rates", tables=[_build_table(rows, config)])
+    return Section("alarms", "Alarms at fixed rates", tables=[_build_table(rows, study)])
 
 
 def count_alarms(ranking: Ranking, weights: Floats, rates: Floats) -> tuple[Floats, Floats]:
@@ -198,8 +198,9 @@ def _invert(ppv: tuple[float | None, float | None, float | None]) -> tuple[float
     return estimate, high, low
 
 
-def _build_table(rows: list[dict[str, Any]], config: AnalyzeConfig) -> PrintedTable:
-    numbers = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+def _build_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
+    config = study.config
+    numbers = study.people.round_hidden(pl.DataFrame(rows, schema=_SCHEMA, orient="row"))
     keys = ["site", "outcome", "alarm_rate", "model", "probe", "threshold"]
     printed = numbers.select(
         *keys,

@@ -121,6 +121,9 @@ def _describe_split(
         if isinstance(line, CountLine):
             blocks.setdefault(line.block, []).append(line)
     hidden = find_hidden_cells(groups, blocks, least, is_scored=split == TEST_SPLIT) if least else set()
+    for line in lines if least else []:
+        if isinstance(line, CountLine) and _is_hidden_elsewhere(line.block, site, split, study):
+            hidden |= {(line.words, group) for group in GROUPS}
     rows = []
     for line in lines:
         row: dict[str, object] = {"site": site, "split": split, "characteristic": line.words}
@@ -136,6 +139,23 @@ def _describe_split(
                 row[f"{group}_percent"] = 100 * count / total if total and line.words != STAYS else None
         rows.append(row)
     return rows
+
+
+def _is_hidden_elsewhere(block: str, site: str, split: str, study: Study) -> bool:
+    """Return whether another table hides a number of a block, which its number of all stays could give away."""
+    for key in study.people.hidden:
+        what, where, *which = map(str, key) if isinstance(key, tuple) else ("", "")
+        if where != site or split not in which:
+            continue
+        if what == "category" and which[1] == block:
+            return True
+        # other keys of three are those of a subgroup
+        is_whole = what == "reason" or (what in ("labelled", "events", "excluded") and len(which) == 2)
+        if is_whole and block == f"outcome/{which[0]}":
+            return True
+        if what == "stays" and block == STAYS:
+            return True
+    return False
 
 
 def find_hidden_cells(

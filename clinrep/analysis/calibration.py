@@ -39,9 +39,16 @@ def compute_wilson_interval(shares: Floats, counts: NDArray[np.intp], z: float =
 
 
 def draw_calibration_panel(
-    panel: Axes, histogram: Axes, models: list[tuple[NDArray[np.bool_], Floats, Line]], num_groups: int
+    panel: Axes,
+    histogram: Axes,
+    models: list[tuple[NDArray[np.bool_], Floats, Line]],
+    num_groups: int,
+    min_cell_count: int = 0,
 ) -> None:
-    """Draw the reliability curves of one outcome above the histogram of their probabilities."""
+    """Draw the reliability curves of one outcome above the histogram of their probabilities.
+
+    Bars of fewer than `min_cell_count` stays are left out.
+    """
     panel.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
     limit = 0.0
     for labels, probabilities, line in models:
@@ -55,6 +62,7 @@ def draw_calibration_panel(
     bars = np.linspace(0, limit, NUM_HISTOGRAM_BARS + 1)
     for _, probabilities, line in models:
         counts, _ = np.histogram(np.clip(probabilities, 0, limit), bars)
+        counts = np.where(counts < min_cell_count, 0, counts)
         histogram.stairs(counts, bars, color=line.color, linestyle=line.dashes, linewidth=1)
     panel.set(xlim=(0, limit), ylim=(0, limit), ylabel="Observed share with the event")
     panel.tick_params(labelbottom=False)

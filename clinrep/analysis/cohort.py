@@ -44,6 +44,10 @@ def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
     for words, tell, (what, *which) in lines:
         is_hidden = {split: (what, site.name, split, *which) in hidden for split in columns}
         told = {split: HIDDEN if is_hidden[split] else tell(stays) for split, stays in columns.items()}
+        if what == "category":  # a share would tell the number of stays
+            for split in columns:
+                if ("stays", site.name, split) in hidden:
+                    told[split] = told[split].partition(" (")[0]
         rows.append({"characteristic": words, **told})
     return pl.DataFrame(rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from clinrep.analysis.cohort import describe_cohort, describe_exclusions, describe_outcomes
+from clinrep.analysis.flow import is_chain_hidden
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.people import People, suppress_ledger
 from clinrep.analysis.study import Section, Study
@@ -24,7 +25,7 @@ def build_exclusion_section(study: Study) -> Section:
     return Section(
         "exclusions",
         "Who was left out, and why",
-        tables=[_build_exclusion_table(study.sites, study.config.min_cell_count)],
+        tables=[_build_exclusion_table(study)],
         inputs=MADE_FROM,
     )
 
@@ -45,7 +46,8 @@ def _build_cohort_table(sites: list[Site], people: People) -> PrintedTable:
     return PrintedTable("cohort", "Cohort by split", caption, numbers, words, num_keys)
 
 
-def _build_exclusion_table(sites: list[Site], least: int) -> PrintedTable:
+def _build_exclusion_table(study: Study) -> PrintedTable:
+    sites, least = study.sites, study.config.min_cell_count
     numbers = stack_sites({site.name: describe_exclusions(site) for site in sites})
     headings = {
         "table": "Table",
@@ -56,6 +58,11 @@ def _build_exclusion_table(sites: list[Site], least: int) -> PrintedTable:
         "reason": "Reason",
     }
     numbers = suppress_ledger(numbers, {site.name: site.stays.height for site in sites}, least)
+    for site in sites:
+        if is_chain_hidden(site, study.people):  # as in the flow: each step is told by its neighbours
+            of_stays = (pl.col("site") == site.name) & (pl.col("table") == site.ledger["table"][0])
+            counts = ("rows_in", "left_out", "rows_out")
+            numbers = numbers.with_columns(pl.when(~of_stays).then(pl.col(name)).alias(name) for name in counts)
     words, num_keys = to_words(numbers.filter((pl.col("left_out") > 0).fill_null(True)), headings)
     caption = (
         "Steps of tokenization that left rows out, by source table. Every row read is kept or accounted for; "

@@ -22,6 +22,7 @@ from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.replicates import group_models
 from clinrep.analysis.study import Section, Study
+from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
 from clinrep.run import show_progress
 
@@ -58,7 +59,8 @@ def _pair_sites(
         num_common = _count_common(earlier, later)
         if num_common:
             words.append(
-                f"Sites {later.name} and {earlier.name} are not compared: {num_common:,} test stays are in both, "
+                f"Sites {later.name} and {earlier.name} are not compared: "
+                f"{format_count(num_common, config.min_cell_count)} test stays are in both, "
                 "and the test needs independent patients."
             )
             continue
@@ -79,7 +81,7 @@ def _build_model_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable
     numbers = pl.DataFrame(rows, schema=MODEL_SCHEMA, orient="row")
     family = ["site", "metric"]
     numbers = adjust_p(numbers, family, "p_holm", numbers["is_printed"])
-    numbers = _round_hidden(adjust_p(numbers, family, "p_holm_all_pairs"), ["site"], study)
+    numbers = study.people.round_hidden(adjust_p(numbers, family, "p_holm_all_pairs"))
     printed = _print_results(numbers.filter("is_printed"), config).with_columns(
         reference=pl.struct(pl.col("reference_model").alias("model"), pl.col("reference_probe").alias("probe"))
         .map_elements(_label, pl.String)
@@ -108,7 +110,7 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
     numbers = adjust_p(
         pl.DataFrame(rows, schema=SITE_SCHEMA, orient="row"), ["site", "reference_site", "metric"], "p_holm"
     )
-    numbers = _round_hidden(numbers, ["site", "reference_site"], study)
+    numbers = study.people.round_hidden(numbers, "site", "reference_site")
     printed = _print_results(numbers, config).with_columns(
         sites=pl.format("{} \N{MINUS SIGN} {}", "site", "reference_site"), site=pl.lit("")
     )
@@ -128,19 +130,6 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         f"them is not of the model alone."
     )
     return PrintedTable("site_comparisons", "Differences between sites", caption, numbers, words, num_keys + 2)
-
-
-def _round_hidden(numbers: pl.DataFrame, sites: list[str], study: Study) -> pl.DataFrame:
-    """Round to what is printed where the number of events is not shown: more digits would tell it."""
-    is_hidden = pl.Series(
-        [
-            any(study.people.is_hidden("events", row[site], row["outcome"], TEST_SPLIT) for site in sites)
-            for row in numbers.iter_rows(named=True)
-        ],
-        dtype=pl.Boolean,
-    )
-    values = pl.col(pl.Float64)
-    return numbers.with_columns(pl.when(is_hidden).then(values.round(3)).otherwise(values).name.keep())
 
 
 def _describe_statistics(config: AnalyzeConfig, how: str) -> str:

@@ -160,6 +160,7 @@ def _draw_calibration(
                 if item.probabilities is not None
             ],
             config.num_calibration_bins,
+            config.min_cell_count,
         )
     add_legend(figure, lines, has_markers=True)
     return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
@@ -185,7 +186,8 @@ def select_shown(
 ) -> tuple[list[Predicted], str]:
     """Return the models of one outcome that can be drawn, or none and the words that say why."""
     labels = items[0].labels
-    reason = explain_too_few(labels.size, int(labels.sum()), least, min_cell_count)
+    # a curve of few events shows them one by one
+    reason = explain_too_few(labels.size, int(labels.sum()), max(least, min_cell_count), min_cell_count)
     shown = [item for item in items if not reason and item.probabilities is not None]
     return shown, reason or next((item.reason for item in items if not shown), "")
 

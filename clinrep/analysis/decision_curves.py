@@ -80,7 +80,7 @@ def build_decision_section(study: Study) -> Section:
     groups = show_progress(group_models(study.predicted, config), config, "decision curves")
     curves = [compute_curves(group, config) for group in groups]
     figures = _draw_curves(study, curves)
-    return Section("decision_curves", "Decision curves", tables=[_build_table(curves, config)], figures=figures)
+    return Section("decision_curves", "Decision curves", tables=[_build_table(curves, study)], figures=figures)
 
 
 def compute_curves(group: ModelGroup, config: AnalyzeConfig) -> DecisionCurves:
@@ -133,17 +133,19 @@ def _list_rows(curves: DecisionCurves, config: AnalyzeConfig) -> list[dict[str, 
     return rows
 
 
-def _build_table(curves: list[DecisionCurves], config: AnalyzeConfig) -> PrintedTable:
+def _build_table(curves: list[DecisionCurves], study: Study) -> PrintedTable:
     """Return every number for the CSV file, and five thresholds of each outcome in words."""
+    config = study.config
     listed = [(curve, _list_rows(curve, config)) for curve in curves]
     numbers = pl.DataFrame([row for _, rows in listed for row in rows], schema=_SCHEMA, orient="row")
+    numbers = study.people.round_hidden(numbers)
     chosen = [
         row
         for curve, rows in listed
         for row in rows
         if "threshold" not in row or row["threshold"] in curve.thresholds[PRINTED_EVERY::PRINTED_EVERY]
     ]
-    printed = pl.DataFrame(chosen, schema=_SCHEMA, orient="row").with_columns(
+    printed = study.people.round_hidden(pl.DataFrame(chosen, schema=_SCHEMA, orient="row")).with_columns(
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
         threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3g}", pl.String),
         model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),

@@ -15,7 +15,7 @@ from clinrep.analysis.inputs import Site
 from clinrep.analysis.people import ALL, People
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE
-from clinrep.analysis.suppression import HIDDEN, Cells, explain_hidden
+from clinrep.analysis.suppression import HIDDEN, explain_hidden
 from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.artifacts import SPLITS
 
@@ -45,7 +45,7 @@ class FlowRow:
 
 def build_flow_section(study: Study) -> Section:
     """Draw the flow of each site; its numbers are a table, too."""
-    flows = {site.name: hide_small(count_flow(site, study.outcomes), site.name, study.people) for site in study.sites}
+    flows = {site.name: hide_small(count_flow(site, study.outcomes), site, study.people) for site in study.sites}
     with mpl.rc_context(STYLE):
         figures = [_draw(study, site, flows[site.name]) for site in study.sites]
     inputs = ("timelines_dir",)
@@ -101,14 +101,20 @@ def _count_labels(site: Site, outcome: str, split: str) -> list[FlowRow]:
     return [FlowRow("labelled", split, outcome, "", *labelled), *found]
 
 
-def hide_small(rows: list[FlowRow], site: str, people: People) -> list[FlowRow]:
-    """Return the rows without what `people` hides, and without steps of the ledger of few stays or telling of such."""
+def is_chain_hidden(site: Site, people: People) -> bool:
+    """Return whether no step from the source table to the timelines may be told: one is small, or the end hidden."""
     if not people.least:
-        return rows
-    hidden = {row.key for row in rows if people.is_hidden(*_name_cell(row, site))} | _hide_chain(rows, people.least)
-    timeline = next(row.key for row in rows if row.step == "timeline")
-    if timeline in hidden:  # or it could be worked out
-        hidden.add(rows[0].key)
+        return False
+    chain, num_left = _follow_ledger(site.ledger)
+    steps = [*(before - after for _, before, after in chain), abs(num_left - site.stays.height)]
+    return any(0 < step < people.least for step in steps) or people.is_hidden("stays", site.name, ALL)
+
+
+def hide_small(rows: list[FlowRow], site: Site, people: People) -> list[FlowRow]:
+    """Return the rows without what `people` hides, nor the steps of the ledger where one of them is small."""
+    hidden = {row.key for row in rows if people.is_hidden(*_name_cell(row, site.name))}
+    if is_chain_hidden(site, people):
+        hidden |= {row.key for row in rows if row.step in ("source", "left out")}
     return [_blank(row) if row.key in hidden else row for row in rows]
 
 
@@ -123,18 +129,6 @@ def _name_cell(row: FlowRow, site: str) -> tuple[str, ...]:
 
 def _blank(row: FlowRow) -> FlowRow:
     return FlowRow(row.step, row.split, row.outcome, row.reason, None, None)
-
-
-def _hide_chain(rows: list[FlowRow], least: int) -> set[Hashable]:
-    """Return what to hide of source = left out + timelines, where other tables show the last."""
-    cells = Cells()
-    chain = [row for row in rows if row.step in ("source", "left out", "timeline")]
-    for row in chain:
-        cells.add(row.key, max(0, row.num_stays or 0), is_fixed=row.step == "timeline")
-    if all((row.num_stays or 0) >= 0 for row in chain):
-        cells.add_sum(chain[0].key, [row.key for row in chain[1:]])
-    timeline = chain[-1].key
-    return cells.hide(least) - {timeline}
 
 
 def _draw(study: Study, site: Site, rows: list[FlowRow]) -> DrawnFigure:

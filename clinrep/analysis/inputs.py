@@ -181,6 +181,8 @@ def _read_vectors(
 ) -> dict[Representation, Vectors]:
     """Return the representations of one split, each with a row for every stay of the split."""
     table = artifacts.read_table("representations", directory, split)
+    if table.is_empty() and split not in (FIT_SPLIT, TEST_SPLIT):
+        return {}
     where = f"{directory}/representations/{split}"
     require_unique(table, ["subject_id", "layer", "pooling"], where)
     for column, wanted in (("layer", config.layers), ("pooling", config.poolings)):

@@ -18,7 +18,7 @@ from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE
-from clinrep.analysis.suppression import Counts
+from clinrep.analysis.suppression import round_counts
 from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
 
 DRAWN = ("auroc", "auprc")
@@ -37,6 +37,7 @@ def build_local_section(study: Study) -> Section:
     if points.is_empty():
         return Section("local_fine_tuning", title, text=_NOTHING)
     averaged = average_runs(points)
+    averaged = round_counts(averaged, ["num_train_stays", "num_train_events"], study.config.min_cell_count)
     with mpl.rc_context(STYLE):
         figures = [_draw_site(study, averaged, site) for site in averaged["site"].unique(maintain_order=True)]
     return Section("local_fine_tuning", title, tables=[_build_table(averaged, study.config)], figures=figures)
@@ -147,13 +148,8 @@ def _build_table(averaged: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
         **{name: METRICS[name].label for name in METRICS if name in printed.columns},
     }
     words, num_keys = to_words(printed, headings)
-    counts = Counts(
-        columns=("num_train_stays", "num_train_events"),
-        sums=(("num_train_stays", ("num_train_events",)),),
-        words={"num_train_stays": ("Training stays",), "num_train_events": ("With the event",)},
-    )
     title = "Local fine-tuning: performance by the share of the site's own train patients"
-    return PrintedTable("local_fine_tuning", title, _describe(averaged, config), numbers, words, num_keys + 2, counts)
+    return PrintedTable("local_fine_tuning", title, _describe(averaged, config), numbers, words, num_keys + 2)
 
 
 def _describe(averaged: pl.DataFrame, config: AnalyzeConfig) -> str:

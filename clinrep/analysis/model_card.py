@@ -19,7 +19,6 @@ from clinrep.analysis.card_words import (
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.suppression import format_count
 from clinrep.analysis.tables import PrintedTable, label_model, label_outcome
 from clinrep.artifacts import SPLITS
 from clinrep.config import InputError
@@ -220,8 +219,13 @@ def _count_splits(study: Study, site: str, splits: list[str]) -> Iterator[Line]:
     for split in splits:
         rows, least = stays.filter(pl.col("split") == split), study.config.min_cell_count
         patients = rows["patient_id"].n_unique()
-        shown = f"{rows.height:,} stays" if patients >= least else "stays"
-        yield f"Size of {split} at {site}", f"{shown} of {format_count(patients, least)} patients"
+        shown = [
+            study.people.format(count, what, site, split)
+            for count, what in ((rows.height, "stays"), (patients, "patients"))
+        ]
+        is_few = patients < least
+        words = f"fewer than {least} patients" if is_few else f"{shown[0]} stays of {shown[1]} patients"
+        yield f"Size of {split} at {site}", words
 
 
 def _list_runs(facts: StudyFacts) -> Iterator[tuple[str, RunFacts]]:

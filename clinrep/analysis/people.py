@@ -69,6 +69,18 @@ class People:
             )
         return frame
 
+    def round_hidden(self, numbers: pl.DataFrame, *sites: str) -> pl.DataFrame:
+        """Round to what is printed where the number of events of test is not shown: more digits would tell it.
+
+        `sites` are the columns that name a site, `site` alone unless given; `outcome` names the outcome.
+        """
+        found = [
+            any(self.is_hidden("events", row[site], row["outcome"], TEST_SPLIT) for site in sites or ("site",))
+            for row in numbers.iter_rows(named=True)
+        ]
+        is_hidden, values = pl.Series(found, dtype=pl.Boolean), pl.col(pl.Float64)
+        return numbers.with_columns(pl.when(is_hidden).then(values.round(3)).otherwise(values).name.keep())
+
 
 def count_people(sites: list[Site], outcomes: list[str], anomalies: pl.DataFrame, config: AnalyzeConfig) -> People:
     """Return what must be hidden of all the counts that the report shows of the sites' stays."""

@@ -41,7 +41,7 @@ def write_report(run: Run, study: Study, sections: list[Section]) -> Path:
         level=f"{100 * study.config.confidence_level:g} %",
         sections=sections,
         images=embed_images(paths, int(ROOM_FOR_WORDS * MAX_PAGE_BYTES)),
-        command=hide_ids(shlex.join(provenance["command"])),
+        command=hide_ids(shlex.join(hide_arguments(provenance["command"]))),
         config_path=run.directory / "config.yaml",
         commit=provenance["commit"] or "unknown",
         is_dirty=provenance["is_dirty"],
@@ -57,6 +57,17 @@ def write_report(run: Run, study: Study, sections: list[Section]) -> Path:
     artifacts.write_text(path, text)
     _check_size(path)
     return path
+
+
+def hide_arguments(command: list[str]) -> list[str]:
+    """Return the words of a command without those that hold, or follow, `subject_ids`."""
+    hidden = []
+    for before, word in zip(["", *command], command, strict=False):
+        is_named = PRIVATE_SETTING in word
+        is_value = PRIVATE_SETTING in before and "=" not in before
+        name = word.partition("=")[0] if is_named and word.startswith("--") else ""
+        hidden.append(f"{name}=[...]" if name and "=" in word else name or "[...]" if is_named or is_value else word)
+    return hidden
 
 
 def hide_ids(text: str) -> str:

@@ -115,7 +115,7 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
     drawn = stays.take(choose_stays(stays.labels, config, seed))
     num_events, num_others = int(drawn.labels.sum()), int((~drawn.labels).sum())
     words = label_outcome(outcome, config)
-    least = config.risk_figure.min_stays
+    least = max(config.risk_figure.min_stays, config.min_cell_count)
     if max(num_events, num_others) < least:
         return f"{words} at {site.name} is not drawn: fewer than {least} stays with the outcome, and without it."
     counts = num_events, num_others, stays.labels.size, stays.num_labelled

@@ -19,11 +19,15 @@ _PATH_ENDS = ("_dir", "_path")
 _PATH = re.compile(r"(?<![\w.:/<])(?:~|[A-Za-z]:)?[/\\]+[\w.@-]+[/\\]\S*|(?<![\w.:/<])/[\w.-]+(?![\w/.-])")
 
 
+PATIENT_SETTINGS = frozenset({"subject_ids"})
+"""Settings that name single patients."""
+
+
 def strip_settings(settings: Any) -> Any:
-    """Return settings without paths: keys that hold one are gone, and text that shows one is `[removed]`."""
+    """Return settings without paths and ids: keys that hold them are gone, text that shows a path is `[removed]`."""
     if isinstance(settings, dict):
-        is_path = {key for key in settings if str(key).endswith(_PATH_ENDS)}
-        return {key: strip_settings(value) for key, value in settings.items() if key not in is_path}
+        is_gone = {key for key in settings if str(key).endswith(_PATH_ENDS) or key in PATIENT_SETTINGS}
+        return {key: strip_settings(value) for key, value in settings.items() if key not in is_gone}
     if isinstance(settings, list):
         return [strip_settings(one) for one in settings]
     return REMOVED if isinstance(settings, str) and find_private(settings) else settings

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import polars as pl
+import yaml
 
 from clinrep import artifacts
 from clinrep.export.bundle import Bundle
@@ -23,12 +24,15 @@ def add_results(bundle: Bundle, config: ExportConfig) -> None:
     if config.analyze_dir is None:
         return
     directory = Path(config.analyze_dir)
+    hidden_under = int(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8")).get("min_cell_count", 0))
+    is_open = hidden_under < config.min_cell_count
+    why_open = f"stage 04 hid numbers under {hidden_under} only; run it with --min_cell_count {config.min_cell_count}"
     scores = artifacts.read_table("scores", directory)
     shown = hide_scores(scores, config.min_cell_count)
     bundle.suppressed["scores"] = shown["estimate"].null_count() - scores["estimate"].null_count()
     bundle.write_frame("scores/scores.csv", shown)
     for path in sorted((directory / "tables").glob("*.csv")):
-        name, problem = f"tables/{path.name}", find_problem(path, config.min_cell_count)
+        name, problem = f"tables/{path.name}", why_open if is_open else find_problem(path, config.min_cell_count)
         if problem or not re.fullmatch(r"\w+", path.stem):
             bundle.leave_out(name, problem or "its name is not of letters, digits and _")
         else:
@@ -37,6 +41,8 @@ def add_results(bundle: Bundle, config: ExportConfig) -> None:
         path = directory / text
         if not path.is_file():
             bundle.leave_out(text, "stage 04 did not write it: name its section in `sections`")
+        elif is_open:
+            bundle.leave_out(text, why_open)
         elif private := find_private(path.read_text(encoding="utf-8")):
             bundle.leave_out(text, f"it holds {private.partition(' (')[0]}")
         else:

@@ -62,44 +62,53 @@ def test_a_ledger_that_does_not_end_at_the_stays_says_so():
     assert rows[2] == FlowRow("left out", reason="not accounted for in the ledger", num_stays=75)
 
 
-CHAIN = [
-    FlowRow("source", num_stays=500),
-    FlowRow("left out", reason="young", num_stays=4),
-    FlowRow("left out", reason="short", num_stays=96),
-    FlowRow("timeline", num_stays=400, num_patients=300),
-    FlowRow("split", "train", num_stays=300, num_patients=200),
-    FlowRow("labelled", "test", "death", "", 43, 43),
-    FlowRow("excluded", "test", "death", "early", 7, 7),
-]
+def make_chain(*steps, num_stays=400):
+    """Return the flow of a site whose ledger leaves out so many stays at each step, and the site."""
+    left, rows = num_stays + sum(steps), []
+    for number, step in enumerate(steps):
+        rows.append(("hospitalization", f"step {number}", left, left - step, f"reason {number}"))
+        left -= step
+    stays = pl.DataFrame({"patient_id": [f"p{number}" for number in range(num_stays)]}).with_columns(
+        split=pl.lit("test")
+    )
+    site = make_site(rows)
+    site.stays, site.name = stays, "home"
+    return [*count_flow(site, []), FlowRow("labelled", "test", "death", "", 43, 43),
+            FlowRow("excluded", "test", "death", "early", 7, 7)], site  # fmt: skip
 
 
-WITHOUT_FEW = [FlowRow("source", num_stays=496), *CHAIN[2:]]
-
-
-def hide(rows, *hidden, least=11):
-    found = hide_small(rows, "home", People(frozenset(hidden), least))
+def hide(steps, *hidden, least=11):
+    found = hide_small(*make_chain(*steps), People(frozenset(hidden), least))
     assert all(row.num_patients is None for row in found if row.num_stays is None)
     return {(row.step, row.reason) for row in found if row.num_stays is None}
 
 
-def test_a_lone_small_step_takes_another_with_it():
-    assert hide(CHAIN) == {("left out", "young"), ("left out", "short")}
-    assert hide(CHAIN, least=0) == set()
-    assert hide(WITHOUT_FEW) == set()
-
-
-def test_the_only_step_takes_the_source_with_it_for_the_cohort_table_shows_the_timelines():
-    assert hide([FlowRow("source", num_stays=404), CHAIN[1], CHAIN[3]]) == {("left out", "young"), ("source", "")}
+def test_a_small_step_takes_all_of_its_chain_but_the_end_which_the_cohort_table_shows():
+    assert hide([4, 96]) == {("source", ""), ("left out", "reason 0"), ("left out", "reason 1")}
+    assert hide([4]) == {("source", ""), ("left out", "reason 0")}
+    assert hide([4, 96], least=0) == set()
+    assert hide([96]) == set()
 
 
 def test_what_other_tables_hide_is_hidden_here():
     keys = [
-        ("stays", "home", "train"),
+        ("stays", "home", "test"),
         ("labelled", "home", "death", "test"),
         ("reason", "home", "death", "test", "early"),
     ]
-    assert hide(WITHOUT_FEW, *keys) == {("split", ""), ("labelled", ""), ("excluded", "early")}
-    assert hide(WITHOUT_FEW, ("stays", "home", "all")) == {("source", ""), ("timeline", "")}
+    assert hide([96], *keys) == {("split", ""), ("labelled", ""), ("excluded", "early")}
+    whole = {("source", ""), ("left out", "reason 0"), ("timeline", "")}
+    assert hide([96], ("stays", "home", "all")) == whole
+
+
+def test_exclusions_and_flow_hide_the_same_steps(tmp_path):
+    """The fake ledger leaves out one stay twice: neither table may show a number of that chain."""
+    site = FakeSite(tmp_path / "site").write()
+    out = run_main(tmp_path / "out", *site.flags("demo"), "--sections=[flow,exclusions]")
+    steps = pl.read_csv(out / "tables" / "exclusions.csv").filter(table="hospitalization")
+    assert steps.select("rows_in", "left_out", "rows_out").null_count().row(0) == (steps.height,) * 3
+    flow = pl.read_csv(out / "tables" / "flow.csv").filter(pl.col("step").is_in(["source", "left out"]))
+    assert flow["num_stays"].null_count() == flow.height
 
 
 @pytest.mark.parametrize("least", [0, 11])

@@ -113,7 +113,7 @@ def test_card_counts_stays_and_hides_small_splits(site, output, tmp_path):
     shown = f"{test.height} stays of {test['patient_id'].n_unique()} patients"
     assert read_card(output)["Evaluation data", "Size of test at demo"] == shown
     hidden = run(site, tmp_path / "out", f"--min_cell_count={test['patient_id'].n_unique() + 1}")
-    assert read_card(hidden)["Evaluation data", "Size of test at demo"].startswith("stays of fewer than")
+    assert read_card(hidden)["Evaluation data", "Size of test at demo"].startswith("fewer than")
 
 
 def test_card_asks_for_what_no_run_knows_and_names_no_path_or_machine(output):

@@ -59,6 +59,15 @@ def test_ids_of_stays_are_in_neither_the_command_nor_the_settings(tmp_path):
     assert (
         report.hide_ids(command) == "04_analyze.py --timelines.subject_ids [...] --timelines.subject_ids=[...] --seed 4"
     )
+    for given in (
+        ["--timelines.subject_ids", "['s1', 's2']", "--seed", "4"],
+        ["--timelines.subject_ids+=s1", "--timelines.subject_ids+", "s2", "--seed", "4"],
+        ["--timelines", '{"subject_ids": ["s1"]}', "--seed", "4"],
+    ):
+        shown = report.hide_ids(" ".join(report.hide_arguments(["04_analyze.py", *given])))
+        assert "s1" not in shown
+        assert "s2" not in shown
+        assert shown.endswith("--seed 4")
     settings = "timelines:\n  num_stays: 3\n  subject_ids:\n  - s1\n  - s2\n  site: null\nseed: 4\n"
     assert report.hide_ids(settings) == "timelines:\n  num_stays: 3\n  subject_ids: [...]\n  site: null\nseed: 4\n"
     assert report.hide_ids("  subject_ids: [s1, s2]\n  site: a") == "  subject_ids: [...]\n  site: a"

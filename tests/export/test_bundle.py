@@ -95,9 +95,11 @@ def test_settings_lose_paths():
         "splits_path": None,
         "note": "see ~/x/y",
         "unit": "mg/dL",
+        "timelines": {"num_stays": 3, "subject_ids": ["s1", "s2"]},
     }
     assert strip_settings({**given, "list": [{"x_path": 1, "y": 2}]}) == {
         "note": "[removed]",
         "unit": "mg/dL",
+        "timelines": {"num_stays": 3},
         "list": [{"y": 2}],
     }

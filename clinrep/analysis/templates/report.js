@@ -119,9 +119,9 @@ class ReportTable {
     let before = null;
     for (const one of this.order) {
       one.row.classList.toggle("off", !shown.has(one));
-      if (!shown.has(one)) continue;
-      this.blankRepeats(one, before);
-      before = one;
+      // print shows the folded rows too: none may keep a blank of another order
+      this.blankRepeats(one, shown.has(one) ? before : null);
+      if (shown.has(one)) before = one;
     }
     if (this.count) this.count.textContent = `${matching.length} of ${this.rows.length} rows`;
     if (!this.more) return;
