@@ -64,7 +64,7 @@ def hide_arguments(command: list[str]) -> list[str]:
     hidden = []
     for before, word in zip(["", *command], command, strict=False):
         is_named = PRIVATE_SETTING in word
-        is_value = PRIVATE_SETTING in before and "=" not in before
+        is_value = before.startswith("--") and PRIVATE_SETTING in before and "=" not in before
         name = word.partition("=")[0] if is_named and word.startswith("--") else ""
         hidden.append(f"{name}=[...]" if name and "=" in word else name or "[...]" if is_named or is_value else word)
     return hidden
