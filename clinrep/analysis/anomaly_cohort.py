@@ -21,6 +21,7 @@ from clinrep.artifacts import SPLITS
 GROUPS = ("inliers", "outliers", "all")
 STAYS = "Stays"
 BEFORE_INDEX = "event before index_time"  # the reason that stage 00 gives for excluding a stay from an outcome
+TOKENS, AGE = "Tokens before index time, mean (SD)", "Age at admission in years, mean (SD)"
 SCHEMA = {
     "site": pl.String,
     "split": pl.String,
@@ -89,8 +90,8 @@ def _list_lines(stays: pl.DataFrame, study: Study) -> list[CountLine | MeanLine]
     every = pl.lit(True)
     lines: list[CountLine | MeanLine] = [CountLine(STAYS, STAYS, every, every)]
     if "num_tokens" in stays.columns:
-        lines.append(MeanLine("Tokens before index time, mean (SD)", "num_tokens"))
-    lines.append(MeanLine("Age at admission in years, mean (SD)", "age"))
+        lines.append(MeanLine(TOKENS, "num_tokens"))
+    lines.append(MeanLine(AGE, "age"))
     for name in ("sex", "race", "ethnicity"):
         counts = stays[name].fill_null(UNKNOWN).value_counts().sort("count", name, descending=[True, False])
         for category in counts[name]:

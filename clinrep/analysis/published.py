@@ -63,23 +63,33 @@ _REGRESSIONS: dict[str, tuple[tuple[float, float, float, int, float], ...]] = {
     ),
 }
 
-# Tables 1 and 2 by (role, split): stays, then share of them with the event, each of inliers, outliers and all.
+# Tables 1 and 2 by (role, split): stays, mean tokens of 24 h, then share of them with the event, each of inliers,
+# outliers and all.
 _COHORTS: dict[tuple[str, str], dict[str, tuple[float, float, float]]] = {
     ("mimic", "train"): {
         "num_subjects": (261736, 27941, 289677),
+        "num_tokens": (62.9, 465.2, 101.7),
         "in_hospital_death": (0.016, 0.105, 0.024),
         "long_length_of_stay": (0.208, 0.434, 0.230),
     },
     ("mimic", "test"): {
         "num_subjects": (82429, 7811, 90240),
+        "num_tokens": (61.8, 467.1, 96.9),
         "in_hospital_death": (0.014, 0.107, 0.022),
         "long_length_of_stay": (0.198, 0.449, 0.220),
     },
     ("ucmc", "test"): {
         "num_subjects": (27917, 26074, 53991),
+        "num_tokens": (352.0, 462.7, 405.4),
         "in_hospital_death": (0.015, 0.040, 0.027),
         "long_length_of_stay": (0.226, 0.283, 0.254),
     },
+}
+# The same tables, all stays of a split: mean age, share of women, and of stays in which the event is within the 24 h.
+_ALL_STAYS = {
+    ("mimic", "train"): {"age": 60.4, "female": 0.526, "icu_admission": 0.156, "imv_event": 0.048},
+    ("mimic", "test"): {"age": 61.3, "female": 0.534, "icu_admission": 0.145, "imv_event": 0.042},
+    ("ucmc", "test"): {"age": 54.9, "female": 0.561, "icu_admission": 0.144, "imv_event": 0.049},
 }
 # The same tables, all stays of a split: validation and the second site's train.
 _SPLIT_SIZES = {("mimic", "val"): 42857, ("ucmc", "train"): 6997, ("ucmc", "val"): 4570}
@@ -99,11 +109,15 @@ def _list_cohorts() -> list[tuple[str, str, str, str, str, str, str, float]]:
     source = {"mimic": "Table 1", "ucmc": "Table 2"}
     for (role, split), quantities in _COHORTS.items():
         for name, values in quantities.items():
-            outcome, quantity = ("", name) if name == "num_subjects" else (name, "prevalence")
+            outcome, quantity = ("", name) if name.startswith("num_") else (name, "prevalence")
             rows += [
                 (source[role], role, COHORT, split, outcome, subgroup, quantity, float(value))
                 for subgroup, value in zip(SUBGROUPS, values, strict=True)
             ]
+    for (role, split), numbers in _ALL_STAYS.items():
+        for name, value in numbers.items():
+            outcome, quantity = (name, "seen_before") if name in OUTCOMES else ("", name)
+            rows.append((source[role], role, COHORT, split, outcome, "all", quantity, value))
     for (role, split), size in _SPLIT_SIZES.items():
         rows.append((source[role], role, COHORT, split, "", "all", "num_subjects", float(size)))
     return rows

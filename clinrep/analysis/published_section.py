@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from clinrep.analysis.anomalies import select_main
+from clinrep.analysis.anomaly_cohort import AGE, TOKENS, describe_by_anomaly
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.local_fine_tuning import choose_probe
 from clinrep.analysis.logits import fit_logit
@@ -37,6 +38,10 @@ class Quantity:
 QUANTITIES = {
     "auroc": Quantity("AUROC", ".3f"),
     "num_subjects": Quantity("Stays", ",.0f"),
+    "num_tokens": Quantity("Tokens before index time, mean", ",.1f"),
+    "age": Quantity("Age in years, mean", ".1f"),
+    "female": Quantity("Share of women", ".3f"),
+    "seen_before": Quantity("Share with the event before index time", ".3f"),
     "prevalence": Quantity("Share with the event", ".3f"),
     "path_length": Quantity("Coefficient of path length", ".3e"),
     "max_jump": Quantity("Coefficient of maximum jump", ".4f"),
@@ -71,7 +76,12 @@ def collect_ours(study: Study) -> pl.DataFrame:
     for role in ROLES:
         if role in study.config.published_sites:
             site = sites[study.config.published_sites[role]]
-            found = [*_count_cohort(study, site), *_find_scores(study, site), *_fit_regressions(study, site)]
+            found = [
+                *_count_cohort(study, site),
+                *_describe_cohort(study, site),
+                *_find_scores(study, site),
+                *_fit_regressions(study, site),
+            ]
             rows += [{"role": role, "site": site.name} | row for row in found]
     return pl.DataFrame(rows, schema=_OURS).drop("site")
 
@@ -102,6 +112,27 @@ def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
             if study.people.is_hidden("events", site.name, outcome, str(split)):
                 sizes[ALL] = [0]
             rows += _hide_small(shares, sizes, common | {"outcome": outcome, "quantity": "prevalence"}, study)
+    return rows
+
+
+def _describe_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
+    """Return the numbers of Tables 1 and 2 that section cohort_by_anomaly has, hidden as there."""
+    kinds = {
+        TOKENS: ("", "num_tokens", "mean", 1.0, ("inliers", "outliers", ALL)),
+        AGE: ("", "age", "mean", 1.0, (ALL,)),
+        "Sex: female, n (%)": ("", "female", "percent", 100.0, (ALL,)),
+    }
+    for outcome in study.outcomes:
+        words = f"{label_outcome(outcome, study.config)}: before index time, n (%)"
+        kinds[words] = (outcome, "seen_before", "percent", 100.0, (ALL,))
+    rows = []
+    for row in describe_by_anomaly(study).filter(site=site.name).iter_rows(named=True):
+        outcome, quantity, column, scale, groups = kinds.get(row["characteristic"], ("", "", "", 1.0, ()))
+        for group in groups:
+            value = row[f"{group}_{column}"]
+            common = {"model": COHORT, "split": row["split"], "outcome": outcome, "subgroup": group}
+            told = {"reason": "not shown (min_cell_count)"} if value is None else {"estimate": value / scale}
+            rows.append(common | {"quantity": quantity} | told)
     return rows
 
 

@@ -71,6 +71,15 @@ def test_ours_stand_beside_with_their_intervals(site, tmp_path):
     rows = site.outcomes.filter(outcome="in_hospital_death").join(site.stays.filter(split="test"), on="subject_id")
     share = table.filter(split="test", outcome="in_hospital_death", quantity="prevalence", subgroup="all")["estimate"]
     assert share.item() == pytest.approx(rows["label"].drop_nulls().mean())
+    test = site.stays.filter(split="test")
+    told = dict(table.filter(model="cohort", split="test", subgroup="all").select("quantity", "estimate").iter_rows())
+    assert told["age"] == pytest.approx(test["age"].mean())
+    assert told["female"] == pytest.approx((test["sex"] == "female").mean())
+    before = table.filter(quantity="seen_before", split="test", outcome="icu_admission").row(0, named=True)
+    seen = site.outcomes.filter(outcome="icu_admission").join(test, on="subject_id")["excluded_reason"]
+    assert 0 < (seen == "event before index_time").sum() < 11
+    assert (before["estimate"], before["reason"]) == (None, "not shown (min_cell_count)")
+    assert told["num_tokens"] > 0
 
 
 def test_small_groups_are_not_shown_and_cannot_be_worked_out(site, tmp_path):
