@@ -63,7 +63,7 @@ def write_classifier(directory: Path, timelines: Path, outcome: str) -> Path:
     return write_model(directory, timelines, "classifier", "02_finetune")
 
 
-def write_analysis(directory: Path) -> Path:
+def write_analysis(directory: Path, min_cell_count: int = 11) -> Path:
     counts = [("all", 900, 100), ("sex: female", 400, 40), ("race: few", 60, 3)]
     rows = [
         ("s", "m", "none", "icu_admission", group, "auroc", 0.7, 0.6, 0.8, size, events)
@@ -84,7 +84,8 @@ def write_analysis(directory: Path) -> Path:
     artifacts.write_text(directory / "report.html", "<html>/home/someone</html>")
     artifacts.write_text(directory / "model_card.md", "# Model card\n")
     artifacts.write_text(directory / "tripod_ai.md", f"made on {socket.gethostname()}\n")
-    artifacts.write_text(directory / "config.yaml", yaml.safe_dump({"timelines_dir": {"s": "/data/x"}, "seed": 1}))
+    settings = {"timelines_dir": {"s": "/data/x"}, "seed": 1, "min_cell_count": min_cell_count}
+    artifacts.write_text(directory / "config.yaml", yaml.safe_dump(settings))
     artifacts.write_done(directory, "04_analyze", {}, {})
     return directory
 
@@ -297,6 +298,16 @@ def test_scores_and_tables_are_checked_and_not_trusted(bundle):
         )
     } - ({"classifiers/in_hospital_death"} if (bundle / "classifiers/in_hospital_death").exists() else set())
     assert "single patients" in left_out["tables/stays.csv"]
+
+
+def test_an_analysis_that_hid_nothing_gives_no_table_and_no_card(timelines, backbone, tmp_path):
+    given = f"--analyze_dir={write_analysis(tmp_path / '04', min_cell_count=0)}"
+    bundle = export(tmp_path / "export", timelines, backbone, f"--min_cell_count={LEAST}", given)
+    assert not (bundle / "tables").exists()
+    assert not (bundle / "model_card.md").exists()
+    left_out = json.loads((bundle / "MANIFEST.json").read_text())["left_out"]
+    assert "stage 04 hid numbers under 0 only" in left_out["tables/fine.csv"]
+    assert "stage 04 hid numbers under 0 only" in left_out["model_card.md"]
 
 
 def copy(directory: Path, to: Path) -> Path:
