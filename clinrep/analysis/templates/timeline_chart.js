@@ -135,7 +135,11 @@ class Chart {
     const { height, top } = this.startLane("Risk after each token", most);
     risks.forEach((risk, index) => {
       const style = `risk${outcomes.indexOf(risk.outcome) % 7}`;
-      const dots = risk.values.map((value, place) => `${this.x(place).toFixed(1)},${height(value).toFixed(1)}`);
+      // what was said after a token stands until the next
+      const dots = risk.values.flatMap((value, place) => {
+        const [x, y] = [this.x(place).toFixed(1), height(value).toFixed(1)];
+        return place ? [`${x},${height(risk.values[place - 1]).toFixed(1)}`, `${x},${y}`] : [`${x},${y}`];
+      });
       makeShape("polyline", { class: `line ${style}`, points: dots.join(" ") }, this.svg);
       const y = top + 26 + 14 * index;
       makeShape("line", { class: `line ${style}`, x1: 0, x2: 16, y1: y - 4, y2: y - 4 }, this.svg);
