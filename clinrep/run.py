@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
-from clinrep.run_directory import prepare, release, undo
+from clinrep.failures import DiskError, explain_disk
+from clinrep.run_directory import Preparation, prepare, release, undo
+from clinrep.run_inputs import find_changed_input
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
 EXIT_INPUT = 2
@@ -126,7 +128,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
     try:
         logger.info("%s: %s", stage, directory)
         yield run
-        _finish(run)
+        _finish(run, found)
     except InputError:
         if run.is_main:
             undo(directory, found)
@@ -136,7 +138,12 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         logger.error("%s failed: %s", stage, error)
         distributed.end_process_group(is_failing=True)
         raise
-    except Exception:
+    except Exception as error:
+        message = explain_disk(error, directory)
+        if message:  # no `undo`: what was computed so far stays
+            logger.error("%s failed: %s", stage, message)
+            distributed.end_process_group(is_failing=True)
+            raise DiskError(message) from error
         logger.exception("%s failed", stage)
         raise
     finally:
@@ -148,9 +155,17 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         raise SystemExit(EXIT_STOPPED)
 
 
-def _finish(run: Run) -> None:
-    """Write DONE, unless the run was stopped, after the last file of every rank; leave the other ranks."""
+def _finish(run: Run, found: Preparation) -> None:
+    """Write DONE, unless the run was stopped, after the last file of every rank; leave the other ranks.
+
+    Raises:
+        InputError: an input is no longer what it was when the run began.
+    """
     distributed.wait_for_all()
+    is_looking = run.is_main and not run.is_stopped  # the same command, which continues, compares for itself
+    error = find_changed_input(run.config, found.inputs, found.stamps) if is_looking else ""
+    if error := distributed.share_from_main(error):
+        raise InputError(error)
     if run.is_main and not run.is_stopped:
         artifacts.write_done(run.directory, run.stage, run.rows, run.inputs)
         logger.info("%s: done: %s", run.stage, run.directory)

@@ -21,6 +21,7 @@ import yaml
 
 from clinrep import artifacts, distributed, file_lock
 from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
+from clinrep.run_inputs import Stamps, fingerprint_inputs, stamp_inputs
 
 logger = logging.getLogger("clinrep")
 
@@ -38,6 +39,8 @@ class Preparation:
     """Whether this very run is finished."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Content digest of every path the settings name."""
+    stamps: Stamps = field(default_factory=dict)
+    """Of each of these paths, the size and time of every file that its digest is of."""
     made: tuple[Path, ...] = ()
     """Folders that did not exist, the innermost first."""
     was_empty: bool = False
@@ -50,7 +53,8 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
     directory = config.run_dir
     try:
-        inputs = _fingerprint_inputs(config)
+        stamps = stamp_inputs(config)
+        inputs = fingerprint_inputs(config)
         if _is_already_done(stage, config, directory, inputs):
             return Preparation(is_done=True, inputs=inputs)
         made = tuple(path for path in (directory, *directory.parents) if not path.exists())
@@ -62,7 +66,7 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
         return Preparation(error=str(error))
     except OSError as error:
         return Preparation(error=f"an input cannot be read or --output_dir {directory} cannot be written: {error}")
-    return Preparation(inputs=inputs, made=made, was_empty=was_empty, lock=lock)
+    return Preparation(inputs=inputs, stamps=stamps, made=made, was_empty=was_empty, lock=lock)
 
 
 def _lock(directory: Path) -> int:
@@ -109,27 +113,6 @@ def undo(directory: Path, preparation: Preparation) -> None:
 def _holds_training(directory: Path) -> bool:
     """Return whether hours of work lie there: checkpoints, or trials of a search that have begun to train."""
     return any(any(directory.glob(pattern)) for pattern in ("checkpoints/*", "trials/*/metrics.jsonl"))
-
-
-def list_inputs(config: StageConfig) -> dict[str, Path]:
-    """Return setting -> path of everything the settings name to be read."""
-    return {
-        key: Path(value)
-        for key, value in flatten(config_to_dict(config)).items()
-        if value
-        and key.rpartition(".")[2] not in FREE_SETTINGS
-        and any(part.endswith(("_dir", "_path")) for part in key.split("."))
-    }
-
-
-def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
-    """Return the content digest of every path the settings name; a missing path is an InputError."""
-    inputs = {}
-    for key, path in list_inputs(config).items():
-        if not path.exists():
-            raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
-        inputs[key] = artifacts.fingerprint(path)
-    return inputs
 
 
 def _is_already_done(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> bool:

@@ -17,9 +17,11 @@ STAGES = [script.stem for script in SCRIPTS]
 FLOOR = {
     "artifacts",
     "config",
+    "failures",
     "file_lock",
     "run",
     "run_directory",
+    "run_inputs",
     "distributed",
     "training_config",
     "search_config",

@@ -1,5 +1,6 @@
 """The tables that cross stages: schema, checked read, atomic write, DONE."""
 
+from clinrep.artifacts.changes import check_outputs
 from clinrep.artifacts.files import (
     atomic_path,
     find_model,
@@ -9,6 +10,7 @@ from clinrep.artifacts.files import (
     list_tokenizer_files,
     open_to_others,
     read_done,
+    stamp_files,
     write_done,
     write_text,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "check_outputs",
     "count_parameters",
     "count_rows",
     "describe_tables",
@@ -48,6 +51,7 @@ __all__ = [
     "read_table",
     "read_table_file",
     "read_weight_header",
+    "stamp_files",
     "write_done",
     "write_frames",
     "write_table",

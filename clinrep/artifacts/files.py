@@ -13,6 +13,7 @@ from typing import Any
 
 from clinrep.artifacts.schema import ArtifactError
 from clinrep.config import InputError
+from clinrep.failures import say
 
 
 @contextmanager
@@ -63,14 +64,48 @@ def read_done(directory: Path, stage: str, *others: str) -> dict[str, Any]:
     path = directory / "DONE"
     if not path.is_file():
         raise ArtifactError(f"{directory} holds no DONE, so no finished run; run {stage}.py to its end first")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        found = content["stage"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); run {stage}.py again in a new directory") from error
+    content = read_content(path)
+    found = content["stage"]
     if found not in (stage, *others):
         raise ArtifactError(f"{directory} was written by {found}.py, expected a directory of {stage}.py")
     return content
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Return what a DONE file says, with its parts of the types they must have; else raise ArtifactError."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        is_whole = isinstance(content["stage"], str) and all(
+            isinstance(content.get(part, {}), dict) for part in ("rows", "inputs", "outputs")
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged ({say(error)}); run that stage again in a new directory") from error
+    if not is_whole:
+        raise ArtifactError(f"{path} is damaged (a part is of another type); run that stage again in a new directory")
+    return content
+
+
+def stamp_files(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return file -> size and time of change of all that `fingerprint` tells of; nothing is read.
+
+    Files are named by their path in a folder; a single file by ''.
+    """
+    if path.is_file():
+        return {"": stamp(path)}
+    if not path.is_dir():
+        return {}
+    if (path / "DONE").is_file():
+        files = [path / "DONE", *path.rglob("*.parquet"), *path.rglob("*.safetensors")]
+    else:
+        files = [file for file in path.iterdir() if not file.name.startswith(".")]
+        files += [run / "DONE" for run in find_runs(path)]
+    return {file.relative_to(path).as_posix(): stamp(file) for file in files if file.is_file()}
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return size, time of change in nanoseconds and number of a file: another stamp, probably another content."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def find_model(directory: Path, folder: str, stage: str) -> Path:
@@ -133,11 +168,10 @@ def fingerprint(path: Path) -> str:
     if not path.is_dir():
         raise InputError(f"{path} does not exist")
     if (path / "DONE").is_file():
-        try:
-            content = json.loads((path / "DONE").read_text())
-            parts = [content["stage"], *sorted(content["outputs"].items())]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{path / 'DONE'} is damaged ({error}); run that stage again") from error
+        content = read_content(path / "DONE")
+        if "outputs" not in content:
+            raise ArtifactError(f"{path / 'DONE'} is damaged (it lists no outputs); run that stage again")
+        parts = [content["stage"], *sorted(content["outputs"].items())]
     else:
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         runs = [run for run in find_runs(path) if (run / "DONE").is_file()]

@@ -11,9 +11,11 @@ import polars as pl
 import pyarrow
 import pyarrow.parquet
 
+from clinrep.artifacts.contents import find_fault
 from clinrep.artifacts.files import atomic_path, read_done
 from clinrep.artifacts.schema import ARRAY_TYPES, TABLES, TYPES, ArtifactError
 from clinrep.config import lookup
+from clinrep.failures import say
 
 
 def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = "", part: int = 0) -> Path:
@@ -103,14 +105,17 @@ def read_table_file(name: str, path: Path) -> pl.DataFrame:
 
 def _read_part(name: str, path: Path) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.ComputeError, OSError) as error:
+        frame = pl.read_parquet(path, glob=False)  # a folder may be named run[1]
+    except (pl.exceptions.PolarsError, OSError, pyarrow.ArrowException) as error:
         stage = TABLES[name].stage
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); run {stage}.py again") from error
+        raise ArtifactError(f"{path} is not a readable Parquet file ({say(error)}); run {stage}.py again") from error
     problem = _find_problem(name, frame, path)
+    if not problem:
+        fault = find_fault(name, frame := frame.select(list(TABLES[name].columns)))
+        problem = f"{path}: {fault}" if fault else ""
     if problem:
         raise ArtifactError(f"{problem}; {TABLES[name].stage}.py writes it: run it again")
-    return frame.select(list(TABLES[name].columns))
+    return frame
 
 
 def _find_problem(name: str, frame: pl.DataFrame, path: Path) -> str:

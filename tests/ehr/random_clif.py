@@ -71,7 +71,7 @@ class Maker:
             subject = self.pick(*self.starts, *self.starts, *self.starts, "stranger", None)
             moment = self.starts.get(subject, at(0)) + timedelta(hours=float(self.pick(*HOURS))) + self.jitter()
             if self.is_long and number == 0:
-                moment = datetime(1850, 1, 1)
+                moment = datetime(1905, 1, 1)
             ids = {"patient_id": patients.get(subject, "P13")} if is_patient else {"hospitalization_id": subject}
             when = {} if time is None else {time: self.pick(moment, moment, moment, None)}
             rows.append({**ids, **when, **fill()})

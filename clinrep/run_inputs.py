@@ -1,0 +1,67 @@
+"""What a run's settings name to be read: its paths, their digests, and whether they changed while they were read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinrep import artifacts
+from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, flatten
+
+Stamps = dict[str, dict[str, tuple[int, ...]]]
+"""Setting -> file -> size and time of change."""
+
+
+def list_inputs(config: StageConfig) -> dict[str, Path]:
+    """Return setting -> path of everything the settings name to be read."""
+    return {
+        key: Path(value)
+        for key, value in flatten(config_to_dict(config)).items()
+        if value
+        and key.rpartition(".")[2] not in FREE_SETTINGS
+        and any(part.endswith(("_dir", "_path")) for part in key.split("."))
+    }
+
+
+def fingerprint_inputs(config: StageConfig) -> dict[str, str]:
+    """Return the content digest of every path the settings name; a missing path is an InputError."""
+    inputs = {}
+    for key, path in list_inputs(config).items():
+        if not path.exists():
+            raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
+        inputs[key] = artifacts.fingerprint(path)
+        artifacts.check_outputs(path)
+    return inputs
+
+
+def stamp_inputs(config: StageConfig) -> Stamps:
+    """Return setting -> file -> size and time, of what `fingerprint_inputs` is to digest; nothing is read."""
+    return {
+        key: artifacts.stamp_files(path)
+        for key, path in list_inputs(config).items()
+        if path.exists() and not path.resolve().is_relative_to(config.run_dir.resolve())
+    }
+
+
+def find_changed_input(config: StageConfig, inputs: dict[str, str], began: Stamps) -> str:
+    """Return what to say of an input that changed while it was read, '' where none did; rank 0 calls it at the end.
+
+    Digests are taken again only where a file has another size or time than at the start.
+    """
+    paths = list_inputs(config)
+    for key, stamps in began.items():
+        changed = [name for name, stamp in artifacts.stamp_files(paths[key]).items() if stamps.get(name) != stamp]
+        gone = [name for name in stamps if not (paths[key] / name).is_file()] if paths[key].is_dir() else []
+        if not changed and not gone and paths[key].exists():
+            continue
+        try:
+            is_same = artifacts.fingerprint(paths[key]) == inputs[key]
+            artifacts.check_outputs(paths[key])
+        except (InputError, OSError) as error:
+            return f"--{key} {paths[key]} changed while it was read: {error}"
+        if not is_same:
+            some = ", ".join(sorted({*changed, *gone})[:3])
+            return (
+                f"--{key} {paths[key]} changed while it was read ({some}): what came of it is of neither state; "
+                "wait until it is written, then run again"
+            )
+    return ""
