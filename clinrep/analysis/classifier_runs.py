@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from clinrep import artifacts
 from clinrep.config import FREE_SETTINGS, flatten
@@ -131,8 +130,8 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     Without paths, which may name the same thing differently, and without settings that change nothing.
     """
     path = directory / "config.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    flat = {"training_fraction": 1.0, "seed": 42} | flatten(content if isinstance(content, dict) else {})
+    content = artifacts.read_settings(path) if path.is_file() else {}
+    flat = {"training_fraction": 1.0, "seed": 42} | flatten(content)
     digests = artifacts.read_done(directory, "02_finetune").get("inputs", {})
     models = {name: digests[f"{name}_dir"][:6] for name in _MODELS if f"{name}_dir" in digests}
     start = "classifier" if "classifier" in models else "scratch" if flat.get("from_scratch") else "backbone"

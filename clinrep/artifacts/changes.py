@@ -55,6 +55,6 @@ def _check_parts(run: Path, content: dict[str, Any]) -> None:
         gone = [name for name in names if not (run / name).is_file()]
         if gone and len(gone) < len(names):
             raise ArtifactError(
-                f"{run / folder} lacks {len(gone)} of its {len(names)} parts, as {Path(gone[0]).name}; restore them, or "
-                f"run {content['stage']}.py again in a new directory"
+                f"{run / folder} lacks {len(gone)} of its {len(names)} parts, as {Path(gone[0]).name}; restore "
+                f"them, or run {content['stage']}.py again in a new directory"
             )

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from clinrep.artifacts.schema import ArtifactError
 from clinrep.config import InputError
 from clinrep.failures import say
@@ -82,6 +84,17 @@ def read_content(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged ({say(error)}); run that stage again in a new directory") from error
     if not is_whole:
         raise ArtifactError(f"{path} is damaged (a part is of another type); run that stage again in a new directory")
+    return content
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return what the config.yaml of a run says, whichever stage's; one that is damaged is an ArtifactError."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ArtifactError(f"{path} cannot be read ({say(error)}); restore it, or run that stage again") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} holds no settings; restore it, or run that stage again")
     return content
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clinrep.artifacts.schema import ArtifactError
+from clinrep.failures import say
 
 LENGTH_BYTES = 8  # little-endian length of the header (safetensors format)
 
@@ -22,8 +23,12 @@ def read_weight_header(path: Path) -> tuple[dict[str, Any], int]:
         content = file.read(length) if length <= path.stat().st_size else b""
     try:
         header: dict[str, Any] = json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path} is no safetensors file ({error}); run the stage that wrote it again") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is no safetensors file ({say(error)}); run the stage that wrote it again"
+        ) from error
+    if not isinstance(header, dict):
+        raise ArtifactError(f"{path} is no safetensors file (no table of tensors); run the stage that wrote it again")
     return header, LENGTH_BYTES + length
 
 

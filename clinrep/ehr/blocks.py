@@ -279,7 +279,9 @@ def load_blocks(config: PretrainConfig) -> PretrainingData:
 
 def _choose_packing(config: PretrainConfig, directory: Path) -> Callable[[TokenStore, int, int, int], Blocks]:
     """Return what makes blocks of a store, the block size, the id of PAD and a seed, by `packing.method`."""
-    num_static = len(load_settings(directory)["static_tokens"]) if config.packing.repeat_static_tokens else 0
+    num_static = (
+        len(load_settings(directory, "static_tokens")["static_tokens"]) if config.packing.repeat_static_tokens else 0
+    )
     if num_static >= config.block_size:
         raise InputError(
             f"block_size is {config.block_size} but the static tokens alone are {num_static}; raise block_size, or "

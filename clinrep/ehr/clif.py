@@ -6,16 +6,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from clinrep.config import InputError, lookup
+from clinrep.ehr import moments
+from clinrep.ehr.casts import CASTS, is_naive
+from clinrep.ehr.casts import Kind as Kind  # others take it from here
 from clinrep.ehr.renames import RENAMES
+from clinrep.failures import say
 
 logger = logging.getLogger("clinrep")
-
-Kind = Literal["id", "time", "number", "category", "any"]  # any: asked only whether it is null
 
 # Table -> file stems it is found under. Explicit, because guessing from the stem mistakes
 # patient_procedures for patient and one medication table for the other (spec/clif_data.md A5).
@@ -104,9 +105,24 @@ class ClifTables:
         try:
             yield
         except pl.exceptions.InvalidOperationError as error:
-            raise InputError(f"{path}: a column has values of the wrong type ({error})") from error
-        except (pl.exceptions.ComputeError, OSError) as error:
-            raise InputError(f"{path} is damaged ({error}); export it again") from error
+            raise InputError(
+                f"{path}: a column has values of the wrong type ({say(error)}); export it again"
+            ) from error
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(f"{path} is damaged ({say(error)}); export it again") from error
+
+    def count_rows(self, table: str) -> int:
+        """Return the rows of a table, by its footer."""
+        with self.explain_errors(table):
+            return int(self._scan_file(table).select(pl.len()).collect().item())
+
+    def count_placeholders(self, table: str, column: str) -> int:
+        """Return how many times of a column no hospital meant (`moments`); they are read as null."""
+        dtype = self.read_schema(table)[column]
+        if not dtype.is_temporal() or isinstance(dtype, pl.Time | pl.Duration):
+            return 0  # all null, as `_cast` has found
+        with self.explain_errors(table):
+            return int(self._scan_file(table).select((~moments.is_moment(column, dtype)).sum()).collect().item())
 
     def read_schema(self, table: str) -> dict[str, pl.DataType]:
         """Return the columns of a table with their types in the file."""
@@ -114,14 +130,14 @@ class ClifTables:
             path = self.paths[table]
             try:
                 self._schemas[table] = dict(self._scan_file(table).collect_schema())
-            except (pl.exceptions.ComputeError, OSError) as error:
-                raise InputError(f"{path} is not a readable Parquet file ({error}); export it again") from error
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise InputError(f"{path} is not a readable Parquet file ({say(error)}); export it again") from error
         return self._schemas[table]
 
     def warn_of_naive(self, table: str, columns: Sequence[str]) -> None:
         """Warn of those time columns that have no zone, once for each; needs them to be there."""
         schema = self.read_schema(table)
-        naive = [c for c in columns if _is_naive(schema[c]) and (table, c) not in self._warned]
+        naive = [c for c in columns if is_naive(schema[c]) and (table, c) not in self._warned]
         if naive:
             name, listed = self.paths[table].name, ", ".join(naive)
             logger.warning("%s: %s have no time zone and are taken as UTC", name, listed)
@@ -135,7 +151,7 @@ class ClifTables:
 
         Exports give an all-null column whatever type they like: Null, Float64, Int32.
         """
-        expected, target, cast = _CASTS[kind]
+        expected, target, cast = CASTS[kind]
         dtype = self.read_schema(table)[column]
         expr = cast(column, dtype)
         if expr is not None:
@@ -178,43 +194,6 @@ def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
         expected = ", ".join(f"{stems[0]}.parquet" for stems in TABLE_FILES.values())
         raise InputError(f"{directory} holds no CLIF table; expected files such as {expected}")
     return paths, ignored
-
-
-def _is_naive(dtype: pl.DataType) -> bool:
-    return dtype == pl.Date() or (isinstance(dtype, pl.Datetime) and dtype.time_zone is None)
-
-
-def _cast_time(column: str, dtype: pl.DataType) -> pl.Expr | None:
-    if dtype == pl.Date():
-        return pl.col(column).cast(pl.Datetime("us"))  # its midnight
-    if not isinstance(dtype, pl.Datetime):
-        return None
-    expr = pl.col(column)
-    if dtype.time_zone is not None:
-        expr = expr.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return expr.dt.cast_time_unit("us")
-
-
-def _cast_number(column: str, dtype: pl.DataType) -> pl.Expr | None:
-    return pl.col(column).cast(pl.Float64) if dtype.is_numeric() else None
-
-
-def _cast_text(column: str, dtype: pl.DataType) -> pl.Expr | None:
-    is_text = dtype in (pl.String, pl.Categorical) or isinstance(dtype, pl.Enum | pl.Categorical)
-    return pl.col(column).cast(pl.String) if is_text else None
-
-
-def _cast_id(column: str, dtype: pl.DataType) -> pl.Expr | None:
-    return pl.col(column).cast(pl.String) if dtype.is_integer() else _cast_text(column, dtype)
-
-
-_CASTS: dict[str, tuple[str, pl.DataType, Callable[[str, pl.DataType], pl.Expr | None]]] = {
-    "id": ("text or a whole number", pl.String(), _cast_id),
-    "time": ("a datetime", pl.Datetime("us"), _cast_time),
-    "number": ("a number", pl.Float64(), _cast_number),
-    "category": ("text", pl.String(), _cast_text),
-    "any": ("anything", pl.String(), lambda column, dtype: pl.col(column)),
-}
 
 
 def normalize_text(values: pl.Series, rule: str, column: str | None = None) -> pl.Series:

@@ -12,6 +12,7 @@ from clinrep.ehr.configs.sources import EdgeToken
 from clinrep.ehr.configs.tokenize import TokenizeConfig, parse_window
 from clinrep.ehr.ledger import Ledger
 
+MAX_AGE_YEARS = 150  # nobody has lived so long; a number above it is a placeholder or a year
 _STAY_COLUMNS: dict[str, Kind] = {
     "hospitalization_id": "id",
     "patient_id": "id",
@@ -126,6 +127,8 @@ def _read_unique(tables: ClifTables, table: str, key: str, config: TokenizeConfi
     frame = tables.read(table, columns)
     ledger.add(table, "read", frame.height, frame.height, f"rows of {tables.paths[table].name}")
     for column, kind in columns.items():
+        if kind == "time":
+            ledger.note_placeholders(table, column, tables.count_placeholders(table, column), frame.height)
         if kind == "category":
             frame = normalize_column(frame, column, config.normalize)
     frame = ledger.filter(frame, pl.col(key).is_not_null(), table, "key", f"no {key}")
@@ -147,6 +150,10 @@ def _keep_adults(stays: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) ->
     stays = ledger.filter(stays, pl.col("patient_id").is_not_null(), table, "patient", "no patient_id")
     stays = ledger.filter(stays, pl.col("admission_dttm").is_not_null(), table, "admission", "no admission_dttm")
     stays = ledger.filter(stays, age.is_not_null() & age.is_not_nan(), table, "age known", "no age_at_admission")
+    is_odd = stays.select((age > MAX_AGE_YEARS).sum()).item()
+    if is_odd:  # infinity too: one would be the mean of all
+        reason = f"age_at_admission above {MAX_AGE_YEARS}"
+        stays = ledger.filter(stays, age <= MAX_AGE_YEARS, table, "age possible", reason)
     limit = config.min_age_years
     stays = ledger.filter(stays, age >= limit, table, "adult", f"age_at_admission below {limit:g}")
     if config.admission_window is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -52,10 +51,10 @@ def _warn_of_shared_patients(run_dir: Path, timelines_dir: Path) -> None:
     if not (run_dir / "DONE").is_file():
         logger.info("%s: the model's own run is not here, so shared patients cannot be looked for", run_dir)
         return
-    trained_on = json.loads((run_dir / "DONE").read_text())["inputs"].get("timelines_dir")
+    trained_on = artifacts.read_content(run_dir / "DONE").get("inputs", {}).get("timelines_dir")
     if trained_on == artifacts.fingerprint(timelines_dir):
         return
-    own_dir = Path(load_settings(run_dir)["timelines_dir"])
+    own_dir = Path(load_settings(run_dir, "timelines_dir")["timelines_dir"])
     if not (own_dir / "DONE").is_file() or artifacts.fingerprint(own_dir) != trained_on:
         logger.warning("the model was trained on other timelines, no longer at %s: are patients shared?", own_dir)
         return

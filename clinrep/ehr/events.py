@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import ClifTables
@@ -86,7 +85,7 @@ def read_events(
     if unused:
         logger.info("%s: no event source uses %s", tables.directory, ", ".join(unused))
     plans = _plan_sources(tables, config, ledger)
-    num_rows = {plan.source.table: pq.read_metadata(tables.paths[plan.source.table]).num_rows for plan in plans}
+    num_rows = {plan.source.table: tables.count_rows(plan.source.table) for plan in plans}
     num_events = sum(num_rows[plan.source.table] for plan in plans)
     store = EventStore(cohort.height, num_events, int(config.memory_gb * 1e9), directory)
     none, least = np.full(cohort.height, NO_TIME), np.iinfo(np.int64).min
@@ -141,14 +140,14 @@ class _Reader:
         for plan in plans:
             for column, kinds in plan.columns.items():
                 columns.setdefault(column, set()).update(kinds)
-        scan = TableScan(self.tables.paths[table], columns)
+        scan, num_rows = TableScan(self.tables.paths[table], columns), self.tables.count_rows(table)
         self.tables.warn_of_naive(table, [column for column, kinds in columns.items() if "time" in kinds])
         finder = PatientStays(self.cohort) if id_column == "patient_id" else None
         ids = finder.numbers if finder is not None else self.stay_of_id
         stay_of_code = np.full(1, -1, dtype=np.int64)
         combinations, counts = Combinations(), np.empty(0, dtype=np.int64)
         num_read = num_known = 0
-        batches = show_progress(scan.iterate(), self.config, table, _count_batches(scan.path))
+        batches = show_progress(scan.iterate(), self.config, table, -(-num_rows // BATCH_ROWS))
         for batch in batches:
             new = [ids.get(text, -1) for text in scan.values[id_column][len(stay_of_code) - 1 :]]
             stay_of_code = np.concatenate([stay_of_code, np.array(new, dtype=np.int64)])
@@ -223,6 +222,8 @@ class _Reader:
             logger.warning("%s: it gives no events", what)
         id_column = plans[0].source.id_column
         self.ledger.add(table, "read", num_read, num_read, f"rows of {self.tables.paths[table].name}")
+        for column, count in scan.num_placeholders.items():
+            self.ledger.note_placeholders(table, column, count, num_read)
         self.ledger.add(table, "adult stay", num_read, num_known, f"{id_column} is not of an adult stay")
         for plan in plans:
             plan.write_ledger(counts, num_known, self.ledger)
@@ -231,10 +232,6 @@ class _Reader:
             plan.warn_of_absent_ranges(self.log.codes)
             if plan.source.required and num_known and not self.log.num_of_source[plan.number]:
                 logger.warning("source %s: no row of %s is left; see the counts above", plan.source.name, table)
-
-
-def _count_batches(path: Path) -> int:
-    return -(-pq.read_metadata(path).num_rows // BATCH_ROWS)
 
 
 def _list_combined(columns: Columns, id_column: str) -> tuple[list[str], list[str]]:

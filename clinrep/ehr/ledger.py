@@ -6,6 +6,8 @@ import logging
 
 import polars as pl
 
+from clinrep.ehr import moments
+
 logger = logging.getLogger("clinrep")
 
 
@@ -26,6 +28,13 @@ class Ledger:
         kept = frame.filter(keep)
         self.add(table, step, frame.height, kept.height, reason)
         return kept
+
+    def note_placeholders(self, table: str, column: str, count: int, num_rows: int) -> None:
+        """Record how many times of a column no hospital meant; they are missing from there on."""
+        if count:
+            what = f"{column} {moments.RULE}: a placeholder, taken as missing"
+            self.add(table, "placeholder", count, count, what)
+            logger.warning("%s: %d of %d rows have a %s", table, count, num_rows, what)
 
     def to_frame(self) -> pl.DataFrame:
         """Return the table `ledger`."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from clinrep import artifacts, distributed
-from clinrep.artifacts import ArtifactError
 from clinrep.batches import IGNORED
 from clinrep.class_losses import ItemLoss, compute_cross_entropy
 from clinrep.config import InputError
@@ -37,8 +34,6 @@ CONTINUING_ATTENTION = "continuing"  # like PACKED_ATTENTION it is registered wi
 transformers.AttentionInterface.register(CONTINUING_ATTENTION, attend_continuations)
 
 logger = logging.getLogger("clinrep")
-
-ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 
 def build_language_model(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:
@@ -108,48 +103,7 @@ def load_language_model(directory: Path, attention: str = "sdpa") -> LlamaForCau
     Raises:
         ArtifactError: weights are missing.
     """
-    return _load(LlamaForCausalLM, directory, attention=attention)
-
-
-def _load(
-    model_class: type[ModelT],
-    directory: Path,
-    new_weights: frozenset[str] = frozenset(),
-    attention: str = "sdpa",
-) -> ModelT:
-    """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
-    _check_config(directory)
-    try:
-        model, report = model_class.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise ArtifactError(
-            f"the model in {directory} cannot be read ({first_line}); copy or train it again"
-        ) from error
-    missing = set(report["missing_keys"]) - new_weights
-    if missing:
-        raise ArtifactError(f"{directory / 'model.safetensors'} lacks {', '.join(sorted(missing))}")
-    return model
-
-
-def _check_config(directory: Path) -> None:
-    """Refuse a config.json of another model, before one of billions of parameters is built from its defaults."""
-    try:
-        size = json.loads((directory / "config.json").read_text()).get("vocab_size")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{directory / 'config.json'} cannot be read ({error}); copy or train it again") from error
-    rows = artifacts.read_table_file("vocabulary", directory / "vocabulary.parquet").height
-    if size != rows:
-        raise ArtifactError(
-            f"{directory / 'config.json'} says vocab_size {size} but vocabulary.parquet beside it has {rows} tokens; "
-            "copy or train the model again"
-        )
+    return load_weights(LlamaForCausalLM, directory, attention=attention)
 
 
 def _continue_backbone(config: PretrainConfig, data: PretrainingData) -> LlamaForCausalLM:
@@ -229,9 +183,9 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
         _check_classifier(directory.parent, config)
     if config.from_scratch:
         distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
-        return LlamaClassifier(LlamaConfig.from_pretrained(directory, attn_implementation="sdpa"))
+        return LlamaClassifier(read_model_config(directory))
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
-    return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
+    return load_weights(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
 
 
 def _check_classifier(run_dir: Path, config: FinetuneConfig) -> None:
@@ -242,7 +196,7 @@ def _check_classifier(run_dir: Path, config: FinetuneConfig) -> None:
     """
     if not (run_dir / "DONE").is_file():
         return
-    saved = load_settings(run_dir)
+    saved = load_settings(run_dir, "outcome")
     if saved["outcome"] != config.outcome:
         words = "%s was trained on %s and goes on with %s, its head included"
         logger.warning(words, run_dir, saved["outcome"], config.outcome)
@@ -263,7 +217,7 @@ def load_encoder(config: ExtractConfig) -> LlamaModel:
     """
     model_class = LlamaForCausalLM if config.backbone_dir else LlamaClassifier
     # sequences come padded right without a mask, and this attention makes none
-    whole = _load(model_class, _find_for_sequences(config), attention=PACKED_ATTENTION)
+    whole = load_weights(model_class, _find_for_sequences(config), attention=PACKED_ATTENTION)
     return whole.model.to(distributed.choose_device()).eval()
 
 
@@ -275,7 +229,7 @@ def load_frozen_language_model(config: ExtractConfig) -> LlamaForCausalLM:
     Raises:
         InputError: it has another tokenizer than the timelines, or fewer positions than max_length.
     """
-    model = _load(LlamaForCausalLM, _find_for_sequences(config), attention=CONTINUING_ATTENTION)
+    model = load_weights(LlamaForCausalLM, _find_for_sequences(config), attention=CONTINUING_ATTENTION)
     return model.to(distributed.choose_device()).eval()
 
 
@@ -286,7 +240,7 @@ def _find_for_sequences(config: SequenceConfig) -> Path:
     else:
         directory = artifacts.find_model(Path(str(config.classifier_dir)), "classifier", "02_finetune")
     check_model_fits(directory, Path(config.timelines_dir))
-    longest = LlamaConfig.from_pretrained(directory).max_position_embeddings
+    longest = read_model_config(directory).max_position_embeddings
     if config.max_length > longest:
         raise InputError(f"max_length is {config.max_length} but {directory} accepts at most {longest}; lower it")
     return directory

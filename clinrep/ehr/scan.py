@@ -14,12 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clinrep.config import InputError
+from clinrep.ehr import moments
 from clinrep.ehr.clif import Kind
+from clinrep.failures import say
 
 BATCH_ROWS = 1 << 20
 # Text columns are decoded straight to dictionary indices; a mixed-radix number over this many
 # possible combinations still has a lookup table, above it the combinations are sorted.
 MAX_TABLE = 1 << 22
+MAX_TEXTS = 250_000  # of one category column; CLIF's longest list of words has hundreds
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class TableScan:
     """Column -> what it is read as; ClifTables.check_columns has found the types right."""
     values: dict[str, list[str]] = field(default_factory=dict)
     """Text column -> its texts in order of appearance, filled as batches are read."""
+    num_placeholders: dict[str, int] = field(default_factory=dict)
+    """Time column -> values so far that no hospital meant (`moments`); they are taken as null."""
 
     def __post_init__(self) -> None:
         """Start without any text seen."""
@@ -62,8 +67,10 @@ class TableScan:
             file = pq.ParquetFile(self.path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False)
             for record in file.iter_batches(BATCH_ROWS, columns=list(self.columns)):
                 yield self._read(record)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.path} is damaged ({error}); export it again") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path} holds text that is not UTF-8 ({error.reason}); export it again") from error
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise InputError(f"{self.path} is damaged ({say(error)}); export it again") from error
 
     def _read(self, record: pa.RecordBatch) -> Batch:
         batch = Batch(record.num_rows, {}, {}, {}, {})
@@ -76,7 +83,9 @@ class TableScan:
             if "number" in kinds:
                 batch.numbers[column] = _read_numbers(array)
             if "time" in kinds:
-                batch.times[column] = _read_times(array)
+                batch.times[column], is_odd = _read_times(array)
+                batch.is_null[column] = batch.is_null[column] | is_odd
+                self.num_placeholders[column] = self.num_placeholders.get(column, 0) + int(is_odd.sum())
         return batch
 
     def _encode(self, column: str, array: pa.Array) -> np.ndarray:
@@ -94,6 +103,11 @@ class TableScan:
                 code = codes[text] = len(codes)
                 values.append(str(text))
             table[i] = code
+        if len(values) > MAX_TEXTS and "category" in self.columns[column]:
+            raise InputError(
+                f"{self.path}: column {column!r} has more than {MAX_TEXTS:,} different values; are these free text or "
+                "ids, not categories? correct the export, or name another column in the config"
+            )
         table[-1] = 0  # an index of -1 is null
         return table[_to_numpy(pc.fill_null(array.indices.cast(pa.int32()), -1))]
 
@@ -121,17 +135,23 @@ def _read_numbers(array: pa.Array) -> np.ndarray:
     return _to_numpy(pc.fill_null(array.cast(pa.float64(), safe=False), np.nan))
 
 
-def _read_times(array: pa.Array) -> np.ndarray:
-    """Return i64 microseconds since 1970; aware times are stored as UTC, naive ones and dates are taken so."""
+def _read_times(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return i64 microseconds since 1970, 0 where there is no time, and bool whether one is no hospital's.
+
+    Aware times are stored as UTC, naive ones and dates are taken so.
+    """
     if array.null_count == len(array):
-        return np.zeros(len(array), dtype=np.int64)
+        return np.zeros(len(array), dtype=np.int64), np.zeros(len(array), dtype=bool)
     if pa.types.is_date(array.type):
-        array = array.cast(pa.timestamp("us"))
+        array = array.cast(pa.timestamp("s"))
     unit = array.type.unit
     whole = _to_numpy(pc.fill_null(array.cast(pa.int64()), 0))
+    first, last = moments.get_bounds(unit)  # before any conversion, which might overflow
+    is_odd = (whole < first) | (whole > last)
+    whole = np.where(is_odd, 0, whole)
     if unit == "ns":
-        return whole // 1000
-    return whole * {"us": 1, "ms": 1_000, "s": 1_000_000}[unit]
+        return whole // 1000, is_odd
+    return whole * {"us": 1, "ms": 1_000, "s": 1_000_000}[unit], is_odd
 
 
 def _to_numpy(array: pa.Array) -> np.ndarray:

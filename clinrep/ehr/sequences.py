@@ -36,7 +36,7 @@ def load_sequences(
         InputError: unknown outcome, no room for events in max_length, or an unfinished directory.
     """
     directory = Path(timelines_dir)
-    settings = load_settings(directory)
+    settings = load_settings(directory, "static_tokens", "window.is_end_closed")
     num_static = len(settings["static_tokens"])
     if max_length <= num_static:
         raise InputError(f"max_length is {max_length} but the static tokens alone are {num_static}; raise it")
@@ -52,7 +52,7 @@ def load_sequences(
         is_bin_token=(vocabulary["kind"] == "bin").to_numpy(),
         truncation=truncation,
     )
-    subjects, tokens, times, lengths = _read_cut(directory, stays, cut)
+    subjects, tokens, times, lengths = _read_cut(directory, stays, cut, vocabulary.height)
     columns = ["subject_id", "patient_id", "split"] + (["label"] if outcome is not None else [])
     sequences = Sequences(
         subjects.select(columns),
@@ -68,7 +68,10 @@ def load_sequences(
 
 
 def _read_cut(
-    directory: Path, stays: pl.DataFrame, cut: Callable[..., tuple[np.ndarray, np.ndarray]]
+    directory: Path,
+    stays: pl.DataFrame,
+    cut: Callable[..., tuple[np.ndarray, np.ndarray]],
+    vocabulary_size: int,
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
     """Return the stays as they come in the timelines, the tokens and times that `cut` keeps, and how many of each.
 
@@ -78,15 +81,28 @@ def _read_cut(
     for part in iterate_table("timelines", directory):
         timelines = part.join(stays, on="subject_id", how="inner")
         tokens = timelines["token_ids"].explode(empty_as_null=False).to_numpy()
+        _check_tokens(tokens, vocabulary_size, directory)
         times = timelines["times"].explode(empty_as_null=False).to_numpy()
         keep, lengths = cut(timelines["token_ids"].list.len(), timelines["index_time"], tokens, times)
         pieces.append((timelines.drop("token_ids", "times"), tokens[keep], times[keep], lengths))
     frames, *arrays = zip(*pieces, strict=True)
     subjects = pl.concat(frames)
+    if num_repeated := subjects.height - subjects["subject_id"].n_unique():
+        raise InputError(f"{directory}: {num_repeated} timelines are of a stay that has another; run 00 again")
     if subjects.height != stays.height:
         raise InputError(f"{directory}: {stays.height - subjects.height} stays with outcomes have no timeline")
     tokens, times, lengths = (np.concatenate(array) for array in arrays)
     return subjects, tokens, times, lengths
+
+
+def _check_tokens(tokens: np.ndarray, vocabulary_size: int, directory: Path) -> None:
+    """Refuse ids that the vocabulary does not hold."""
+    num_unknown = int((tokens >= vocabulary_size).sum())
+    if num_unknown:
+        raise InputError(
+            f"{directory}: {num_unknown} tokens have an id above {vocabulary_size - 1}, where the vocabulary ends; "
+            "timelines and vocabulary are of different runs: run 00_tokenize.py again"
+        )
 
 
 def _leave_out_empty(sequences: Sequences) -> Sequences:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import yaml
 
-from clinrep.artifacts import ArtifactError, fingerprint_file, read_done, read_table
+from clinrep.artifacts import ArtifactError, fingerprint_file, read_done, read_settings, read_table
 from clinrep.config import InputError, config_to_dict, lookup
 from clinrep.ehr.configs.tokenize import PAD_TOKEN, TokenizeConfig
 
@@ -71,7 +70,18 @@ def load_tokenizer(directory: str, config: TokenizeConfig) -> Tokenizer:
             f"--tokenizer_dir {directory} was itself written with a frozen tokenizer; give the directory that "
             f"learned it: {saved['tokenizer_dir']}"
         )
+    _check_edges(path, quantiles, config.num_bins)
     return Tokenizer(vocabulary, quantiles, categories, _count_train_stays(path, categories), is_frozen=True)
+
+
+def _check_edges(directory: Path, quantiles: pl.DataFrame, num_bins: int) -> None:
+    """Refuse quantiles that cannot be of `num_bins` bins."""
+    wrong = int((quantiles["edges"].list.len() != num_bins - 1).sum())
+    if wrong:
+        raise ArtifactError(
+            f"{directory / 'quantiles.parquet'}: {wrong} of {quantiles.height} categories have not the {num_bins - 1} "
+            "edges that num_bins asks for; run 00_tokenize.py again"
+        )
 
 
 def _count_train_stays(directory: Path, categories: pl.DataFrame) -> int:
@@ -99,19 +109,43 @@ def _strip(setting: Any) -> Any:
 
 def _check_digests(directory: Path) -> None:
     """Refuse tables that are no longer those the run wrote: a tokenizer is not to be edited."""
-    written = read_done(directory, "00_tokenize")["outputs"]
+    written = read_done(directory, "00_tokenize").get("outputs", {})
     for name in ("vocabulary", "quantiles", "categories"):
         path = directory / f"{name}.parquet"
         if written.get(path.name) != fingerprint_file(path):
             raise InputError(f"{path} is not what 00_tokenize.py wrote there (see DONE); run it again, or restore it")
 
 
-def load_settings(directory: Path) -> dict[str, Any]:
-    """Return the saved settings of a stage-00 directory."""
-    try:
-        return dict(yaml.safe_load((directory / "config.yaml").read_text()))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{directory / 'config.yaml'} cannot be read ({error}); run 00_tokenize.py again") from error
+# The type that each setting which later stages read must have in a saved config.yaml.
+_KINDS: dict[str, type] = {
+    "window": dict,
+    "window.is_end_closed": bool,
+    "static_tokens": list,
+    "discharge_tokens": list,
+    "sources": list,
+    "gap_minutes": list,
+    "timelines_dir": str,
+    "outcome": str,
+}
+
+
+def load_settings(directory: Path, *needed: str) -> dict[str, Any]:
+    """Return the saved settings of a stage's directory.
+
+    Raises:
+        InputError: config.yaml cannot be read, or one of the settings `needed` ('group.key') is missing or of
+            another type, as in a file of another stage.
+    """
+    path = directory / "config.yaml"
+    settings = read_settings(path)
+    for name in needed:
+        value: Any = settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, _KINDS[name]):
+            found = "is missing" if value is None else f"is a {type(value).__name__}"
+            raise InputError(f"{path}: {name} {found}; is it the file of another stage? restore it, or run it again")
+    return settings
 
 
 def read_vocabulary(directory: Path) -> pl.DataFrame:

@@ -33,7 +33,8 @@ def read_questions(config: ExtractConfig, sequences: Sequences) -> Questions:
             stay, without gap tokens; timelines without discharge tokens.
     """
     directory, asked = Path(config.timelines_dir), config.zero_shot
-    settings, vocabulary = load_settings(directory), read_vocabulary(directory)
+    needed = ("window.is_end_closed", "discharge_tokens", "sources", "gap_minutes")
+    settings, vocabulary = load_settings(directory, *needed), read_vocabulary(directory)
     outcomes = read_table("outcomes", directory)
     for outcome in asked.outcomes:
         lookup(dict.fromkeys(outcomes["outcome"].unique()), outcome, f"outcome of {directory}")

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from clinrep import artifacts
+from clinrep.config import InputError
 from clinrep.export.bundle import Bundle
 from clinrep.export.config import ExportConfig
 from clinrep.export.private import PATIENT_COLUMNS, find_private
@@ -24,7 +24,7 @@ def add_results(bundle: Bundle, config: ExportConfig) -> None:
     if config.analyze_dir is None:
         return
     directory = Path(config.analyze_dir)
-    hidden_under = int(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8")).get("min_cell_count", 0))
+    hidden_under = _read_limit(directory / "config.yaml")
     is_open = hidden_under < config.min_cell_count
     why_open = f"stage 04 hid numbers under {hidden_under} only; run it with --min_cell_count {config.min_cell_count}"
     scores = artifacts.read_table("scores", directory)
@@ -47,6 +47,16 @@ def add_results(bundle: Bundle, config: ExportConfig) -> None:
             bundle.leave_out(text, f"it holds {private.partition(' (')[0]}")
         else:
             bundle.copy(text, path)
+
+
+def _read_limit(path: Path) -> int:
+    """Return the counts under which stage 04 hid numbers."""
+    limit = artifacts.read_settings(path).get("min_cell_count", 0)
+    if not isinstance(limit, int):
+        raise InputError(
+            f"{path}: min_cell_count is {limit!r}, no whole number; restore it, or run 04_analyze.py again"
+        )
+    return limit
 
 
 def hide_scores(scores: pl.DataFrame, least: int) -> pl.DataFrame:

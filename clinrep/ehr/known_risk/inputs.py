@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import yaml
 
 from clinrep import artifacts
 from clinrep.analysis.inputs import TEST_SPLIT, Labelled
 from clinrep.analysis.metrics import Floats
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
+from clinrep.failures import say
 
 TRUTH_FILE = "truth.parquet"
 TRUTHS = ("probability_given_state", "probability_given_tables")
@@ -46,10 +46,20 @@ def read_truth(directory: Path, timelines: Path) -> pl.DataFrame:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run python -m clinrep.ehr.simulate again")
     columns = ["subject_id", "outcome", "label", *TRUTHS]
-    truth = pl.read_parquet(path)
+    try:
+        truth = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is not a readable Parquet file ({say(error)}); run python -m clinrep.ehr.simulate again"
+        ) from error
     missing = [column for column in columns if column not in truth.columns]
     if missing:
         raise ArtifactError(f"{path} lacks {', '.join(missing)}; run python -m clinrep.ehr.simulate again")
+    for column in TRUTHS:
+        if not truth[column].dtype.is_float() or not truth[column].is_between(0, 1).all():
+            raise ArtifactError(
+                f"{path}: column {column!r} must hold probabilities in [0, 1]; run python -m clinrep.ehr.simulate again"
+            )
     return truth.select(columns)
 
 
@@ -94,7 +104,7 @@ def read_zero_shot(directory: Path, outcome: str, stays: Labelled) -> ZeroShot |
     found = joined[chosen]
     if (found["true_label"].to_numpy().astype(bool) != stays.labels[chosen]).any():
         raise InputError(f"{what}: labels differ from outcomes.parquet; run 03_extract_reps.py again")
-    settings = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    settings = artifacts.read_settings(directory / "config.yaml")
     return ZeroShot(
         chosen,
         found["probability"].to_numpy().astype(np.float64),
