@@ -23,6 +23,7 @@ from clinrep.ehr.configs.finetune import FinetuneConfig
 from clinrep.ehr.configs.pretrain import LlamaShape, PretrainConfig
 from clinrep.ehr.configs.sequences import SequenceConfig
 from clinrep.ehr.configs.tokenize import PAD_TOKEN
+from clinrep.ehr.model_files import load_weights, read_model_config
 from clinrep.ehr.tokenizer import load_settings
 from clinrep.training.attention import PACKED_ATTENTION
 from clinrep.zero_shot.cache import attend_continuations
@@ -185,7 +186,8 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
         distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
         return LlamaClassifier(read_model_config(directory))
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
-    return load_weights(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
+    new = frozenset({"score.weight"}) if config.backbone_dir else frozenset[str]()
+    return load_weights(LlamaClassifier, directory, new)
 
 
 def _check_classifier(run_dir: Path, config: FinetuneConfig) -> None:
