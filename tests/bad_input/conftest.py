@@ -1,0 +1,16 @@
+"""What takes time and is not what is tested here: names of installed packages, and git."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from clinrep import run_directory
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory.metadata, "distributions", list)
+    monkeypatch.setattr(run_directory, "_ask_git", lambda *_: "0" * 40)
+    logging.getLogger("clinrep").setLevel(logging.WARNING)
