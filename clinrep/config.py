@@ -126,12 +126,11 @@ class _StrictLoader(yaml.SafeLoader):
 def _check_file(path: str) -> None:
     """Refuse a settings file that is missing or not a mapping, naming it, which jsonargparse does not."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
+        content = None if Path(path).is_fifo() else yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
-        raise InputError(
-            f"--config {path} does not exist or cannot be read ({error.strerror}); check the path"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = f"--config {path} does not exist or cannot be read ({error.strerror}); check the path"
+        raise InputError(what) from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or "it is not text"
@@ -200,13 +199,15 @@ def _reword_union(match: re.Match[str]) -> str:
 
 
 def _refuse_nulls(values: Mapping[str, Any], config_class: Any, prefix: str = "") -> None:
-    """Refuse null and what is no group where one must stand; jsonargparse lets them pass in files."""
+    """Refuse NaN, and null and what is no group where one must stand; jsonargparse lets them pass in files."""
     for name, hint in get_type_hints(config_class).items():
         value, key = values.get(name), f'Parser key "{prefix}{name}"'
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{key}: Unable to load config '{value}' - not a group")
             _refuse_nulls(value, hint, f"{prefix}{name}.")
+        elif isinstance(value, float) and value != value:
+            raise ValueError(f"{key}: Expected a number. Got value: nan")
         elif value is None and hint is not Any and type(None) not in get_args(hint):
             kind = hint if get_origin(hint) is Literal else get_origin(hint) or hint
             raise ValueError(f"{key}: Expected a {kind}. Got value: None")

@@ -78,11 +78,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer can use."""
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "be above 0", "try 2e-4")
+        is_fine = 0 < self.learning_rate < float("inf")
+        require(is_fine, "learning_rate", self.learning_rate, "be above 0 and finite", "try 2e-4")
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "be in [0, 1)", "try 0.05")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "be 0 or more", "try 0.1")
+        is_fine = 0 <= self.weight_decay < float("inf")
+        require(is_fine, "weight_decay", self.weight_decay, "be 0 or more and finite", "try 0.1")
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "be above 0", "try 1.0")
-        require(self.num_epochs > 0, "num_epochs", self.num_epochs, "be above 0", "try 1")
+        is_fine = 0 < self.num_epochs < float("inf")
+        require(is_fine, "num_epochs", self.num_epochs, "be above 0 and finite", "try 1")
         for name in ("batch_size", "eval_steps", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "be 1 or more", "try 1")
         for name in ("max_steps", "early_stopping_patience", "save_steps"):

@@ -97,13 +97,24 @@ def _check_reasons(frame: pl.DataFrame) -> str:
     return f"{wrong} rows have both a label and an excluded_reason, or neither" if wrong else ""
 
 
+def _check_finite(*columns: str) -> Callable[[pl.DataFrame], str]:
+    def check(frame: pl.DataFrame) -> str:
+        for column in columns:
+            wrong = int((~frame[column].is_finite()).sum() or 0)
+            if wrong:
+                return f"{wrong} values of column {column!r} are NaN or infinite"
+        return ""
+
+    return check
+
+
 _CHECKS: dict[str, tuple[Callable[[pl.DataFrame], str], ...]] = {
     "splits": (_check_unique("subject_id"), _check_one_split, _check_splits),
     "vocabulary": (_check_ids, _check_unique("token")),
     "quantiles": (_check_unique("category", "unit"), _check_edges),
     "timelines": (_check_unique("subject_id"), _check_lengths("token_ids", "times")),
     "outcomes": (_check_unique("subject_id", "outcome"), _check_reasons),
-    "subjects": (_check_unique("subject_id"),),
+    "subjects": (_check_unique("subject_id"), _check_finite("age", "length_of_stay_hours")),
     "predictions": (_check_splits, _check_unique("subject_id", "outcome"), _check_probability("probability")),
     "zero_shot": (_check_splits, _check_probability("probability")),
     "risk_over_time": (_check_splits, _check_lengths("times", "probability"), _check_probability("probability")),

@@ -36,7 +36,7 @@ def load_weights(
     attention: str = "sdpa",
 ) -> ModelT:
     """Return the fp32 model of a folder; of its weights only `new_weights` may be missing there."""
-    _check_config(directory)
+    read_model_config(directory)
     try:
         model, report = model_class.from_pretrained(
             directory,
@@ -71,7 +71,8 @@ def _check_finite(model: PreTrainedModel, directory: Path) -> None:
 def _check_config(directory: Path) -> None:
     """Refuse a config.json of another model, before one of billions of parameters is built from its defaults."""
     try:
-        size = json.loads((directory / "config.json").read_text()).get("vocab_size")
+        content = json.loads((directory / "config.json").read_text())
+        size, kind = content.get("vocab_size"), content.get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         path = directory / "config.json"
         raise ArtifactError(f"{path} cannot be read ({say(error)}); copy or train it again") from error
@@ -81,6 +82,10 @@ def _check_config(directory: Path) -> None:
             f"{directory / 'config.json'} says vocab_size {size} but vocabulary.parquet beside it has {rows} tokens; "
             "copy or train the model again"
         )
+    if kind != LlamaConfig.model_type:
+        raise ArtifactError(
+            f"{directory / 'config.json'} is of a {kind}, expected a {LlamaConfig.model_type}; copy or train it again"
+        )
 
 
 def read_model_config(directory: Path) -> LlamaConfig:
@@ -88,6 +93,6 @@ def read_model_config(directory: Path) -> LlamaConfig:
     _check_config(directory)
     try:
         return LlamaConfig.from_pretrained(directory, attn_implementation="sdpa", local_files_only=True)
-    except _UNREADABLE as error:
+    except Exception as error:  # transformers and huggingface_hub have classes of errors of their own
         path = directory / "config.json"
         raise ArtifactError(f"{path} is of no model known here ({say(error)}); copy or train it again") from error

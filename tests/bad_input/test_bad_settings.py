@@ -1,0 +1,116 @@
+"""Settings files and flags of every stage that are none, of another stage, or no numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clinrep.config import InputError
+from clinrep.modality import load_stage
+from tests.bad_input.workshop import Case, parametrize
+from tests.scripts import ROOT
+
+STAGES = ("00_tokenize", "01_pretrain", "02_finetune", "03_extract_reps", "04_analyze")
+DEEP = b"[" * 3000
+
+
+def write(content: bytes) -> Any:
+    return lambda folder: (folder / "x.yaml").write_bytes(content)
+
+
+FILES = [
+    Case("pipe", "a pipe, which would never end", lambda f: os.mkfifo(f / "x.yaml"), ("holds nothing", "as in configs/")),
+    Case("folder", "a folder", lambda f: (f / "x.yaml").mkdir(), ("does not exist or cannot be read", "check the path")),
+    Case("gone", "no such file", lambda f: None, ("does not exist or cannot be read", "check the path")),
+    Case("bytes", "a file that is no text", write(b"\xff\xfe\x00\x01"), ("is not valid YAML", "it is not text")),
+    Case("nul", "a NUL in the file", write(b"seed: 1\x00\n"), ("is not valid YAML",)),
+    Case("empty", "an empty file", write(b""), ("holds nothing", "as in configs/")),
+    Case("list", "a list", write(b"- seed\n"), ("holds a list", "as in configs/")),
+    Case("tab", "a tab where blanks should be", write(b"a:\n\tb: 1\n"), ("is not valid YAML in line 2",)),
+    Case("twice", "a setting that stands twice", write(b"seed: 1\nseed: 2\n"), ("twice: seed",)),
+    Case("code", "code in place of a value", write(b"seed: !!python/object/apply:os.getcwd []\n"),
+         ("is not valid YAML in line 1", "could not determine a constructor")),
+    Case("deep", "a thousand lists in each other", write(b"seed: " + DEEP), ("is not valid YAML",)),
+    Case("unhashable", "a mapping in place of a key", write(b"{[1, 2]: 3}\n"), ("is not valid YAML",)),
+]  # fmt: skip
+
+
+@parametrize(FILES)
+def test_bad_files_are_refused(case: Case, tmp_path: Path) -> None:
+    case.damage(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        load_stage("03_extract_reps", "", [f"--config={tmp_path / 'x.yaml'}"])
+    message = str(refusal.value)
+    assert "x.yaml" in message
+    assert "\n" not in message
+    assert not [word for word in case.words if word not in message], message
+
+
+@pytest.mark.parametrize(("stage", "other"), zip(STAGES, [*STAGES[1:], STAGES[0]], strict=True))
+def test_the_file_of_another_stage_is_refused(stage: str, other: str) -> None:
+    with pytest.raises(InputError, match=r"another stage|did you mean|not accepted|missing|Expected") as refusal:
+        load_stage(stage, "", [f"--config={ROOT / 'configs/ehr/demo' / other}.yaml"])
+    assert "\n" not in str(refusal.value)
+
+
+def list_numbers(config: Any, prefix: str = "") -> list[str]:
+    """Return the names of the settings that are numbers, those of groups too."""
+    names = []
+    for name, hint in get_type_hints(config).items():
+        if dataclasses.is_dataclass(hint):
+            names += list_numbers(hint, f"{prefix}{name}.")
+        elif float in (hint, *get_args(hint)):
+            names.append(prefix + name)
+    return names
+
+
+def load_demo(stage: str, *flags: str) -> Any:
+    return load_stage(stage, "", [f"--config={ROOT / 'configs/ehr/demo' / stage}.yaml", *flags])[1]
+
+
+@pytest.mark.parametrize("stage", ["01_pretrain", "02_finetune"])
+def test_no_setting_takes_what_is_no_number(stage: str, tmp_path: Path) -> None:
+    base = yaml.safe_load((ROOT / "configs/ehr/demo" / f"{stage}.yaml").read_text())
+    base |= {"outcome": "icu_admission"} if stage == "02_finetune" else {}
+    names = list_numbers(type(load_demo(stage, *(["--outcome=icu_admission"] if stage == "02_finetune" else []))))
+    assert len(names) > 5
+    for name in ("training.learning_rate", "training.weight_decay", "training.num_epochs"):
+        with pytest.raises(InputError, match=name.rpartition(".")[2]):
+            load_demo(stage, "--outcome=icu_admission" if stage == "02_finetune" else "--seed=1", f"--{name}=inf")
+    content = dict(base)
+    group, _, key = names[-1].rpartition(".")
+    (content.setdefault(group, {}) if group else content)[key] = float("nan")
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=key):
+        load_stage(stage, "", [f"--config={path}"])
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@settings(derandomize=True, deadline=None, max_examples=25, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(
+    name=st.sampled_from(["seed", "max_length", "batch_tokens", "layers", "poolings", "splits", "zero_shot"]),
+    value=VALUES,
+)
+def test_any_value_of_a_setting_is_taken_or_refused_in_a_line(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({name: value}))
+    flags = ["--timelines_dir=a", "--backbone_dir=b", "--output_dir=c", f"--config={path}"]
+    try:
+        load_stage("03_extract_reps", "", flags)
+    except InputError as error:
+        assert name in str(error)
+        assert "\n" not in str(error)
