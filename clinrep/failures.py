@@ -11,7 +11,7 @@ from clinrep.config import InputError
 
 LONGEST = 200  # letters of a library's words
 # What the user can mend on a disk; libraries in Rust and C++ tell of it in words alone.
-_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: "make room there, or give another --output_dir",
     errno.EDQUOT: "make room there, or give another --output_dir",
     errno.EFBIG: "allow larger files (ulimit -f), or give another --output_dir",
@@ -22,7 +22,7 @@ _REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ESTALE: "the network's file system failed: start again where it works",
 }
-_WORDS = {os.strerror(number).lower(): number for number in _REMEDIES}
+_WORDS = {os.strerror(number).lower(): number for number in REMEDIES}
 
 
 class DiskError(InputError):
@@ -39,14 +39,14 @@ def explain_disk(error: BaseException, directory: Path) -> str:
     """Return what to say of an error that a disk gave while a run wrote `directory`, '' for any other error."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).lower()
-    if number not in _REMEDIES:
+    if number not in REMEDIES:
         told = re.search(r"os error (\d+)|\[errno (\d+)\]", text)
         number = int(told[1] or told[2]) if told else next((n for words, n in _WORDS.items() if words in text), None)
-    if number not in _REMEDIES:
+    if number not in REMEDIES:
         return ""
     name = getattr(error, "filename", None)
     where = f" ({name})" if name and not str(name).startswith(str(directory)) else ""
     return (
-        f"--output_dir {directory} cannot be written{where}: {os.strerror(number)}; {_REMEDIES[number]}; "
+        f"--output_dir {directory} cannot be written{where}: {os.strerror(number)}; {REMEDIES[number]}; "
         "then the same command goes on"
     )

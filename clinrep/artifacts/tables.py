@@ -67,7 +67,16 @@ def read_table(name: str, directory: Path, split: str = "") -> pl.DataFrame:
     Raises:
         ArtifactError: no DONE, no file, or a column that is not what the schema says.
     """
-    return pl.concat(iterate_table(name, directory, split))
+    parts = list(iterate_table(name, directory, split))
+    for column, dtype in parts[0].schema.items():  # arrays of any width are of one type
+        others = {str(part.schema[column]) for part in parts} - {str(dtype)}
+        if others:
+            found = ", ".join([str(dtype), *sorted(others)])
+            raise ArtifactError(
+                f"{directory}: parts of table {name} have different types in column {column!r}: {found}; "
+                f"{TABLES[name].stage}.py writes it: run it again"
+            )
+    return pl.concat(parts)
 
 
 def iterate_table(name: str, directory: Path, split: str = "") -> Iterator[pl.DataFrame]:

@@ -62,8 +62,11 @@ class Checkpoints:
         return self.directory / f"checkpoint-{step}"
 
     def read_state(self, step: int) -> TrainerState:
-        """Return what Trainer knew after `step`."""
-        return TrainerState.load_from_json(str(self.path(step) / "trainer_state.json"))
+        """Return what Trainer knew after `step`; an InputError where its file is damaged."""
+        try:
+            return TrainerState.load_from_json(str(self.path(step) / "trainer_state.json"))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise self.explain_unreadable(step, error) from error
 
     def explain_unreadable(self, step: int, error: Exception) -> InputError:
         """Return what to say of a complete checkpoint that cannot be loaded."""
@@ -115,7 +118,10 @@ class Checkpoints:
         damage = self._find_damage(newest)
         if damage:
             return f"{self.path(newest)} is damaged ({damage}); {self._say_remedy(newest)}"
-        best = self.read_state(newest).best_global_step or newest
+        try:
+            best = self.read_state(newest).best_global_step or newest
+        except InputError as error:
+            return str(error)
         damage = self._find_damage(best) if best in self._list_steps() else "the folder is gone"
         if damage:
             return (

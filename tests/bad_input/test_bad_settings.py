@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,35 +13,14 @@ from hypothesis import strategies as st
 
 from clinrep.config import InputError
 from clinrep.modality import load_stage
+from tests.bad_input import settings_cases
 from tests.bad_input.workshop import Case, parametrize
 from tests.scripts import ROOT
 
 STAGES = ("00_tokenize", "01_pretrain", "02_finetune", "03_extract_reps", "04_analyze")
-DEEP = b"[" * 3000
 
 
-def write(content: bytes) -> Any:
-    return lambda folder: (folder / "x.yaml").write_bytes(content)
-
-
-FILES = [
-    Case("pipe", "a pipe, which would never end", lambda f: os.mkfifo(f / "x.yaml"), ("holds nothing", "as in configs/")),
-    Case("folder", "a folder", lambda f: (f / "x.yaml").mkdir(), ("does not exist or cannot be read", "check the path")),
-    Case("gone", "no such file", lambda f: None, ("does not exist or cannot be read", "check the path")),
-    Case("bytes", "a file that is no text", write(b"\xff\xfe\x00\x01"), ("is not valid YAML", "it is not text")),
-    Case("nul", "a NUL in the file", write(b"seed: 1\x00\n"), ("is not valid YAML",)),
-    Case("empty", "an empty file", write(b""), ("holds nothing", "as in configs/")),
-    Case("list", "a list", write(b"- seed\n"), ("holds a list", "as in configs/")),
-    Case("tab", "a tab where blanks should be", write(b"a:\n\tb: 1\n"), ("is not valid YAML in line 2",)),
-    Case("twice", "a setting that stands twice", write(b"seed: 1\nseed: 2\n"), ("twice: seed",)),
-    Case("code", "code in place of a value", write(b"seed: !!python/object/apply:os.getcwd []\n"),
-         ("is not valid YAML in line 1", "could not determine a constructor")),
-    Case("deep", "a thousand lists in each other", write(b"seed: " + DEEP), ("is not valid YAML",)),
-    Case("unhashable", "a mapping in place of a key", write(b"{[1, 2]: 3}\n"), ("is not valid YAML",)),
-]  # fmt: skip
-
-
-@parametrize(FILES)
+@parametrize(settings_cases.FILES)
 def test_bad_files_are_refused(case: Case, tmp_path: Path) -> None:
     case.damage(tmp_path)
     with pytest.raises(InputError) as refusal:
@@ -109,8 +87,10 @@ def test_any_value_of_a_setting_is_taken_or_refused_in_a_line(tmp_path: Path, na
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump({name: value}))
     flags = ["--timelines_dir=a", "--backbone_dir=b", "--output_dir=c", f"--config={path}"]
+    message = name
     try:
         load_stage("03_extract_reps", "", flags)
     except InputError as error:
-        assert name in str(error)
-        assert "\n" not in str(error)
+        message = str(error)
+    assert name in message
+    assert "\n" not in message

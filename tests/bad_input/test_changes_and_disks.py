@@ -180,9 +180,12 @@ def test_a_finished_run_that_changes_while_it_is_read_is_refused(tmp_path: Path)
     source = tmp_path / "00"
     artifacts.write_table("splits", splits, source)
     artifacts.write_done(source, "00_tokenize", {}, {})
-    with pytest.raises(
-        InputError, match="--timelines_dir .*changed while it was read: .*is not what 00_tokenize.py wrote"
-    ), open_run("03_extract_reps", Config(output_dir=str(tmp_path / "out"), timelines_dir=str(source))):
+    with (
+        pytest.raises(
+            InputError, match=r"--timelines_dir .*changed while it was read: .*is not what 00_tokenize\.py wrote"
+        ),
+        open_run("03_extract_reps", Config(output_dir=str(tmp_path / "out"), timelines_dir=str(source))),
+    ):
         artifacts.write_table("splits", splits.with_columns(split=pl.lit("test")), source)
     assert json.loads((source / "DONE").read_text())["stage"] == "00_tokenize"
     assert not (tmp_path / "out").exists()
