@@ -53,14 +53,14 @@ def _check_ids(frame: pl.DataFrame) -> str:
     ids = frame["token_id"].to_numpy()
     if np.array_equal(ids, np.arange(len(ids))):
         return ""
-    return f"token_id should be 0..{len(ids) - 1} in order, each once; found {len(np.unique(ids))} different ones"
+    return f"token_id should be 0..{len(ids) - 1} in order, each once; found {len(set(ids.tolist()))} different ones"
 
 
 def _check_edges(frame: pl.DataFrame) -> str:
-    lengths = frame["edges"].list.len().unique()
-    if lengths.len() > 1:
+    lengths = np.unique(frame["edges"].list.len().to_numpy())
+    if len(lengths) > 1:
         return f"column 'edges' has lists of {lengths.min()} to {lengths.max()} edges; each needs as many"
-    if not lengths.len() or not lengths[0]:
+    if not len(lengths) or not lengths[0]:
         return ""
     edges = np.array(frame["edges"].to_list(), dtype=np.float64)
     with np.errstate(invalid="ignore"):  # beside infinite values an edge may be NaN

@@ -22,7 +22,7 @@ def _cast_time(column: str, dtype: pl.DataType) -> pl.Expr | None:
         return pl.when(moments.is_moment(column, dtype)).then(pl.col(column)).cast(pl.Datetime("us"))  # its midnight
     if not isinstance(dtype, pl.Datetime):
         return None
-    expr = pl.when(moments.is_moment(column, dtype)).then(pl.col(column))
+    expr: pl.Expr = pl.when(moments.is_moment(column, dtype)).then(pl.col(column))
     if dtype.time_zone is not None:
         expr = expr.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return expr.dt.cast_time_unit("us")

@@ -30,7 +30,7 @@ def predictions(*changes: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[P
 def put_number(value: float) -> Callable[[pl.DataFrame], pl.DataFrame]:
     def apply(frame: pl.DataFrame) -> pl.DataFrame:
         values = frame["representation"].to_numpy().copy()
-        values[0, 0] = value
+        values[:, 0] = value  # rows of the layer that is asked for among them
         return frame.with_columns(pl.Series("representation", values, dtype=frame.schema["representation"]))
 
     return apply
@@ -80,7 +80,13 @@ SITES = [
     Case(
         "vectors_strangers",
         "vectors of stays that are not there",
-        vectors(set_rows("subject_id", "stranger", 1)),
+        vectors(
+            lambda f: f.with_columns(
+                subject_id=pl.when(pl.col("subject_id") == pl.col("subject_id").first())
+                .then(pl.lit("stranger"))
+                .otherwise("subject_id")
+            )
+        ),
         ("stays are not among them",),
     ),
     Case(

@@ -88,7 +88,7 @@ TOKENIZERS = [
         "fewer",
         "fewer edges than bins need",
         redone(change(QUANTILES, fewer_edges)),
-        ("have not the 3 edges that num_bins asks for", AGAIN),
+        ("2 of 2 categories have not the 3 edges that num_bins asks for", "run 00_tokenize.py again"),
     ),
     Case(
         "null_edges",
@@ -229,7 +229,7 @@ FINETUNING = [
         "backbone",
         "the directory of a backbone given as a classifier's",
         lambda f: (shutil.rmtree(f / "02"), shutil.copytree(f / "01", f / "02")),
-        ("model.safetensors does not exist", "into classifier/"),
+        ("was written by 01_pretrain.py", "expected a directory of 02_finetune.py"),
     ),
 ]
 

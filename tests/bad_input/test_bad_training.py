@@ -89,17 +89,18 @@ def test_bad_outcomes_and_classifiers_are_refused_by_stage_02(case: Case, classi
 
 @pytest.fixture(scope="module")
 def trained(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training of two steps in `out`, as a kill after its last checkpoint leaves it."""
+    """A training of three steps in `out`, as a kill after its second checkpoint leaves it."""
     root = tmp_path_factory.mktemp("trained")
     train(sound, root / "out")
     (root / "out" / "DONE").unlink()
-    shutil.rmtree(root / "out" / "backbone")
+    for name in ("backbone", "checkpoints/checkpoint-3"):
+        shutil.rmtree(root / "out" / name)
     return root
 
 
 def train(sound: Path, output: Path) -> None:
     paths = {"timelines_dir": str(sound / "00"), "output_dir": str(output)}
-    flags = (f"--config={sound / '01_pretrain.yaml'}", "--training.max_steps=2", "--training.keep_checkpoints=3")
+    flags = (f"--config={sound / '01_pretrain.yaml'}", "--training.max_steps=3", "--training.keep_checkpoints=3")
     run_main("01_pretrain", paths, flags)
 
 
