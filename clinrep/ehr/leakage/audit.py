@@ -67,9 +67,9 @@ def audit_timelines(run: Run, config: Any) -> None:
 def audit_outputs(run: Run, config: Any) -> None:
     """End stages 02 and 03: a RunError where a table's splits or labels, or the model's training data, leak.
 
-    Every rank may call it; rank 0 looks.
+    Every rank may call it; rank 0 looks, unless the run was stopped before its tables were written.
     """
-    if not run.is_main:
+    if run.is_stopped or not run.is_main:
         return
     site = Tokenized(Path(config.timelines_dir))
     findings = check_outputs(run.directory, site)

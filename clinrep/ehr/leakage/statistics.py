@@ -77,7 +77,7 @@ def _check_edges(site: Tokenized) -> list[Finding]:
         bins = np.array(row["bin_counts"] if row["bin_counts"] is not None else [], dtype=np.int64)
         if bins.sum() != row["train_count"] and not includes_infinite:
             other_count += 1
-        elif len(bins):
+        elif len(bins) and np.isfinite(row["edges"]).all():  # beside infinite values edges are no numbers
             ranks = np.floor((row["train_count"] - 1) * get_probabilities(len(bins))).astype(np.int64) + 1
             broken += bool((np.cumsum(bins)[:-1] > ranks).any())
     findings = []
