@@ -15,9 +15,11 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
+from clinrep.config import InputError
+from clinrep.ehr.compatibility import check_model_fits
 from clinrep.ehr.leakage import __main__ as command
 from clinrep.ehr.leakage import statistics
-from clinrep.ehr.leakage.audit import audit_site, find_training_data
+from clinrep.ehr.leakage.audit import audit_site
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.input_counts import MAX_COUNT, InputCounts, count_inputs
 from clinrep.ehr.leakage.outputs import check_outputs
@@ -219,6 +221,10 @@ def test_stays_that_the_source_trained_on_are_found(site: Path, clean: Path) -> 
     swap = {"train": "test", "test": "train", "val": "val"}
     change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
     assert audit(clean, source_dir=site) == {("certain", "trained on at the source")}
+    found, _ = audit_site(clean, str(site))
+    kept = pl.read_parquet(clean / "subjects.parquet")["subject_id"]
+    splits = pl.read_parquet(clean / "splits.parquet").filter(pl.col("subject_id").is_in(kept.implode()))
+    assert next(one.num_subjects for one in found) == splits.filter(split="test").height  # all of theirs is our train
     later = [pl.col(name) + timedelta(days=1000) for name in ("start", "end")]
     change(site, "subjects", lambda rows: rows.with_columns(later))  # another hospital with the same ids
     assert audit(clean, source_dir=site) == {("doubtful", "trained on at the source")}
@@ -289,16 +295,23 @@ def test_the_command_ends_with_1_on_a_certain_leak(site: Path, clean: Path, tmp_
     assert pl.read_csv(tmp_path / "b" / "leakage.csv")["severity"].to_list() == ["certain"] * 2
 
 
-def test_the_training_data_of_a_model_is_found_through_its_runs(tmp_path: Path) -> None:
-    class Config:
-        timelines_dir = "here"
-        backbone_dir = str(tmp_path / "two" / "backbone")
-        classifier_dir = None
-
-    for name, settings in (("one", {"timelines_dir": "far"}), ("two", {"timelines_dir": "near"})):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "provenance.json").write_text("{}")
-        more = {"backbone_dir": str(tmp_path / "one")} if name == "two" else {}
-        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(settings | more))
-    (tmp_path / "two" / "backbone").mkdir()
-    assert find_training_data(Config) == ["far", "near"]
+def test_a_model_trained_on_the_test_stays_is_refused_at_the_start(site: Path, clean: Path, tmp_path: Path) -> None:
+    """Also where not the model itself but the one that it began from was."""
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    artifacts.write_done(site, "00_tokenize", {}, {})
+    for name, timelines_dir, more in (
+        ("first", site, {}),
+        ("second", clean, {"backbone_dir": str(tmp_path / "first")}),
+    ):
+        folder = tmp_path / name / "backbone"
+        folder.mkdir(parents=True)
+        for table in ("vocabulary", "quantiles"):
+            shutil.copy(clean / f"{table}.parquet", folder)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump({"timelines_dir": str(timelines_dir), **more}))
+        inputs = {"timelines_dir": artifacts.fingerprint(timelines_dir)}
+        artifacts.write_done(tmp_path / name, "01_pretrain", {}, inputs)
+    check_model_fits(tmp_path / "first" / "backbone", site)  # its own timelines
+    for name in ("first", "second"):
+        with pytest.raises(InputError, match=r"which the model learned from.*--splits_path"):
+            check_model_fits(tmp_path / name / "backbone", clean)

@@ -14,7 +14,7 @@ from clinrep.ehr.leakage.findings import Finding
 from clinrep.ehr.leakage.input_counts import count_inputs
 from clinrep.ehr.leakage.outputs import check_outputs
 from clinrep.ehr.leakage.single_tokens import describe_tokens, find_telling_tokens
-from clinrep.ehr.leakage.splits import check_source, check_splits, find_source
+from clinrep.ehr.leakage.splits import SOURCE_CHECK, check_source, check_splits, find_source
 from clinrep.ehr.leakage.statistics import check_statistics
 from clinrep.ehr.leakage.timing import check_index_times, check_sources, check_times
 from clinrep.run import Run
@@ -52,7 +52,7 @@ def check_against(site: Tokenized, source_dir: str | None) -> list[Finding]:
     source = find_source(Path(source_dir))
     if source is None:
         what = f"{source_dir} does not tell its stays: whether some of val or test were trained on cannot be checked"
-        return [Finding("doubtful", "trained on at the source", what)]
+        return [Finding("doubtful", SOURCE_CHECK, what)]
     return check_source(site, Tokenized(source))
 
 
@@ -65,7 +65,7 @@ def audit_timelines(run: Run, config: Any) -> None:
 
 
 def audit_outputs(run: Run, config: Any) -> None:
-    """End stages 02 and 03: a RunError where a table's splits or labels, or the model's training data, leak.
+    """End stages 02 and 03: a RunError where a table has other splits or labels than stage 00 gave.
 
     Every rank may call it; rank 0 looks, unless the run was stopped before its tables were written.
     """
@@ -73,28 +73,9 @@ def audit_outputs(run: Run, config: Any) -> None:
         return
     site = Tokenized(Path(config.timelines_dir))
     findings = check_outputs(run.directory, site)
-    for source_dir in find_training_data(config):
-        findings += check_against(site, source_dir)
     artifacts.write_text(run.directory / FINDINGS_FILE, found.make_table(findings).write_csv())
     found.tell(findings)
     found.refuse_leaks(findings)
-
-
-def find_training_data(config: Any) -> list[str]:
-    """Return the other stage-00 directories that the models of a run were trained on, as their settings tell."""
-    directories: list[str] = []
-    models = [getattr(config, name, None) for name in ("backbone_dir", "classifier_dir")]
-    waiting, seen = [Path(model) for model in models if model], set()
-    while waiting:
-        run_dir = waiting.pop()
-        run_dir = run_dir if (run_dir / "config.yaml").is_file() else run_dir.parent
-        if run_dir in seen or not (run_dir / "provenance.json").is_file():
-            continue
-        seen.add(run_dir)
-        settings = Tokenized(run_dir).settings
-        directories.append(str(settings["timelines_dir"]))
-        waiting += [Path(settings[name]) for name in ("backbone_dir", "classifier_dir") if settings.get(name)]
-    return sorted(set(directories) - {config.timelines_dir})
 
 
 def write_audit(directory: Path, findings: list[Finding], tokens: pl.DataFrame) -> None:

@@ -10,6 +10,8 @@ from clinrep.artifacts import SPLITS
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import Finding
 
+SOURCE_CHECK = "trained on at the source"
+
 
 def check_splits(site: Tokenized) -> list[Finding]:
     """Return patients in two splits, stays in two rows, and timelines in the folder of another split."""
@@ -41,38 +43,49 @@ def check_splits(site: Tokenized) -> list[Finding]:
 
 
 def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
-    """Return the stays of val and test that the source's model was trained on, by id or by everything but it.
+    """Return the stays that judge a model and that the source's model was trained on or chosen by.
+
+    That is test among the source's train or val, and val among its train.
 
     Of two hospitals, ids may agree by chance: a stay is the same where id, admission and discharge agree. Where only
     admission and discharge agree, to the microsecond, with sex and age, it may be the same under another id.
     """
-    trained = _read_stays(source).filter(pl.col("split") == "train").drop("split")
-    judged = _read_stays(site).filter(pl.col("split") != "train").drop("split")
-    findings = []
-    same = judged.join(trained, on=["subject_id", "start", "end"], how="semi")
-    if same.height:
-        what = f"{same.height} stays of val or test are in train of {source.path}, which the model learned from"
-        findings.append(Finding("certain", "trained on at the source", what, num_subjects=same.height))
-    rest = judged.join(same, on="subject_id", how="anti")
-    keys = ["start", "end", "sex", "age"]
-    alike = rest.join(trained, on=keys, how="semi", nulls_equal=True)
-    if alike.height:
-        what = f"{alike.height} stays of val or test equal one in train of {source.path} in start, end, sex and age"
-        findings.append(Finding("doubtful", "trained on at the source", what, num_subjects=alike.height))
-    people = rest.join(trained, on="patient_id", how="semi")
-    if people.height and same.height:  # ids speak of the same people here, since some stays are the same
-        what = f"{people.height} other stays of val or test are of patients in train of {source.path}"
-        findings.append(Finding("certain", "trained on at the source", what, num_subjects=people.height))
-    elif people.height:
-        what = f"{people.height} stays of val or test have the patient_id of one in train of {source.path}: by chance?"
-        findings.append(Finding("doubtful", "trained on at the source", what, num_subjects=people.height))
-    return findings
+    theirs, ours = _read_stays(source), _read_stays(site)
+    same = _match(ours, theirs, ["subject_id", "start", "end"])
+    rest = ours.filter(~pl.col("subject_id").is_in(same.implode()))
+    alike = _match(rest, theirs, ["start", "end", "sex", "age"])
+    people = _match(rest, theirs, ["patient_id"])
+    learned = f"in train or val of {source.path}, which the model learned from or was chosen by"
+    # Where some stays are the same, ids speak of the same people; else they may agree by chance.
+    rules = (
+        (same, True, f"are {learned}"),
+        (alike, False, f"equal one in start, end, sex and age {learned}"),
+        (people, bool(len(same)), f"have the patient_id of others {learned}"),
+    )
+    return [
+        Finding(
+            "certain" if is_certain else "doubtful",
+            SOURCE_CHECK,
+            f"{len(stays)} stays of val or test {words}{'' if is_certain else ': the same people, or by chance?'}",
+            num_subjects=len(stays),
+        )
+        for stays, is_certain, words in rules
+        if len(stays)
+    ]
+
+
+def _match(ours: pl.DataFrame, theirs: pl.DataFrame, keys: list[str]) -> pl.Series:
+    """Return the test stays that agree in `keys` with one of their train or val, and our val with their train."""
+    pairs = ours.join(theirs.select(*keys, their_use="use"), on=keys, nulls_equal=True)
+    return pairs.filter(pl.col("their_use") < pl.col("use"))["subject_id"].unique()
 
 
 def _read_stays(site: Tokenized) -> pl.DataFrame:
+    """Return the stays with a timeline: ids, admission, discharge, sex, age, and `use`, how their split is used."""
+    use = pl.col("split").replace_strict({split: number for number, split in enumerate(SPLITS)}, return_dtype=pl.Int8)
+    splits = site.splits.unique("subject_id").select("subject_id", use=use)
     columns = ("subject_id", "patient_id", "start", "end", "sex", "age")
-    stays = site.subjects.select(columns).join(site.splits.select("subject_id", "split"), on="subject_id", how="left")
-    return stays
+    return site.subjects.select(columns).join(splits, on="subject_id")
 
 
 def _read_subjects(site: Tokenized, split: str) -> pl.DataFrame:
