@@ -11,12 +11,9 @@ from clinrep.config import InputError
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import spell, tell
 from clinrep.ehr.leakage.splits import check_source
-from clinrep.ehr.tokenizer import load_settings
+from clinrep.ehr.tokenizer import TOKENIZER_COLUMNS, load_settings
 
 logger = logging.getLogger("clinrep")
-
-# What makes two tokenizers one: counts may differ, words and bins may not.
-_COLUMNS = {"vocabulary": ["token_id", "token"], "quantiles": ["category", "unit", "edges"]}
 
 
 def check_model_fits(model_dir: Path, timelines_dir: Path) -> None:
@@ -26,7 +23,7 @@ def check_model_fits(model_dir: Path, timelines_dir: Path) -> None:
         InputError: another vocabulary, other quantile edges, which give the same words another meaning, or stays
             of val or test that the model, or one that it began from, was trained on.
     """
-    for name, columns in _COLUMNS.items():
+    for name, columns in TOKENIZER_COLUMNS.items():
         known = artifacts.read_table_file(name, model_dir / f"{name}.parquet").select(columns)
         given = artifacts.read_table(name, timelines_dir).select(columns)
         if not known.equals(given):
@@ -39,7 +36,7 @@ def check_model_fits(model_dir: Path, timelines_dir: Path) -> None:
 
 def find_tokenizer_difference(one: Path, other: Path) -> str | None:
     """Return the table in which two finished stage-00 directories have different tokenizers, or None."""
-    for name, columns in _COLUMNS.items():
+    for name, columns in TOKENIZER_COLUMNS.items():
         ours, theirs = (artifacts.read_table(name, directory).select(columns) for directory in (one, other))
         if not ours.equals(theirs):
             return name

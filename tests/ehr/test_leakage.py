@@ -40,10 +40,10 @@ def clif_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run_stage_00(clif_dir: Path, directory: Path) -> Path:
+def run_stage_00(clif_dir: Path, directory: Path, *flags: str) -> Path:
     config = str(ROOT / "configs" / "ehr" / "00_tokenize.yaml")
     stage = importlib.import_module("00_tokenize")
-    stage.main(["--config", config, "--clif_dir", str(clif_dir), "--output_dir", str(directory), "--seed", "1"])
+    stage.main(["--config", config, "--clif_dir", str(clif_dir), "--output_dir", str(directory), "--seed", "1", *flags])
     return directory
 
 
@@ -265,6 +265,15 @@ def test_edges_of_other_values_than_trains_are_found(site: Path, is_leaky: bool)
     row = {"source": "labs", "category": "LAB_x", "num_events": 1000, "num_missing": 0, "bin_counts": bins.tolist()}
     change(site, "categories", lambda rows: pl.concat([rows, pl.DataFrame([row], schema=rows.schema)]))
     assert [one.check for one in statistics._check_edges(Tokenized(site))] == [statistics.CHECK] * is_leaky
+
+
+def test_a_frozen_tokenizer_that_is_not_the_sources_is_found(clif_dir: Path, site: Path, tmp_path: Path) -> None:
+    applied = run_stage_00(clif_dir, tmp_path / "applied", "--tokenizer_dir", str(site))
+    assert audit(applied, source_dir=site) == set()
+    change(applied, "quantiles", lambda rows: rows.with_columns(pl.col("edges").list.eval(pl.element() + 1)))
+    assert audit(applied, source_dir=site) == {("certain", statistics.CHECK)}
+    shutil.rmtree(site)
+    assert audit(applied) == {("doubtful", statistics.CHECK)}
 
 
 def test_learning_anew_from_train_patients_gives_the_same_tokenizer(site: Path) -> None:

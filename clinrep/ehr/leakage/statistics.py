@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from clinrep.artifacts import fingerprint_file, read_table_file
+from clinrep.artifacts import read_table_file
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import Finding
 from clinrep.ehr.quantiles import get_probabilities
+from clinrep.ehr.tokenizer import TOKENIZER_COLUMNS
 
 CHECK = "learned from more than train"
 AGAIN = "run stage 00 again"
@@ -26,12 +27,13 @@ def check_statistics(site: Tokenized) -> list[Finding]:
 def _check_frozen(site: Tokenized, source: Path) -> list[Finding]:
     """Return which tables of a frozen tokenizer are not those of the directory that it was taken from."""
     findings = []
-    for name in ("vocabulary.parquet", "quantiles.parquet"):
-        if not (source / name).is_file():
-            what = f"{source / name} is not there any more: whether the tokenizer is the source's cannot be checked"
+    for name, columns in TOKENIZER_COLUMNS.items():
+        path = source / f"{name}.parquet"
+        if not path.is_file():
+            what = f"{path} is not there any more: whether the tokenizer is the source's cannot be checked"
             findings.append(Finding("doubtful", CHECK, what))
-        elif fingerprint_file(source / name) != fingerprint_file(site.path / name):
-            what = f"{name} is not that of {source}, though nothing was to be learned here; {AGAIN}"
+        elif not read_table_file(name, path).select(columns).equals(site.read(name).select(columns)):
+            what = f"{name}.parquet is not that of {source}, though nothing was to be learned here; {AGAIN}"
             findings.append(Finding("certain", CHECK, what))
     return findings
 
