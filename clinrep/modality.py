@@ -45,6 +45,7 @@ class Modality:
     # stage 04 and the export
     read_stay_inputs: Callable[..., Any]
     describe_question: Callable[..., Any]
+    audit_sites: Callable[..., Any]
     export_tokenizer: Callable[..., Any]
 
 

@@ -29,5 +29,6 @@ MODALITY = Modality(
     audit_outputs=lazy("clinrep.ehr.leakage.audit:audit_outputs"),
     read_stay_inputs=lazy("clinrep.ehr.baselines:read_stay_inputs"),
     describe_question=lazy("clinrep.ehr.outcomes:describe_question"),
+    audit_sites=lazy("clinrep.ehr.leakage.audit:audit_sites"),
     export_tokenizer=lazy("clinrep.ehr.tokenizer_export:export_tokenizer"),
 )

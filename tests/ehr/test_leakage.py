@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -19,8 +20,9 @@ from clinrep.config import InputError
 from clinrep.ehr.compatibility import check_model_fits
 from clinrep.ehr.leakage import __main__ as command
 from clinrep.ehr.leakage import statistics
-from clinrep.ehr.leakage.audit import audit_site
+from clinrep.ehr.leakage.audit import audit_site, audit_sites
 from clinrep.ehr.leakage.directory import Tokenized
+from clinrep.ehr.leakage.findings import Finding, make_table
 from clinrep.ehr.leakage.input_counts import MAX_COUNT, InputCounts, count_inputs
 from clinrep.ehr.leakage.outputs import check_outputs
 from clinrep.ehr.leakage.relearn import check_by_learning_anew
@@ -274,6 +276,24 @@ def test_a_frozen_tokenizer_that_is_not_the_sources_is_found(clif_dir: Path, sit
     assert audit(applied, source_dir=site) == {("certain", statistics.CHECK)}
     shutil.rmtree(site)
     assert audit(applied) == {("doubtful", statistics.CHECK)}
+
+
+def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_training_site(
+    clean: Path, site: Path, tmp_path: Path
+) -> None:
+    told = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_x", 12)
+    (site / "leakage.csv").write_text(make_table([told]).write_csv())
+    config = SimpleNamespace(timelines_dir={"one": str(clean), "two": str(site)}, train_site="one")
+    run = SimpleNamespace(directory=tmp_path)
+    table = audit_sites(run, config)
+    assert table.select("site", "token", "num_subjects").rows() == [("two", "RESP_x", 12)]
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    with pytest.raises(RunError, match="trained on at the source"):
+        audit_sites(run, config)
+    (site / "leakage.csv").unlink()
+    shutil.copy(clean / "splits.parquet", site)
+    assert audit_sites(run, config)["check"].to_list() == ["not audited"]
 
 
 def test_learning_anew_from_train_patients_gives_the_same_tokenizer(site: Path) -> None:

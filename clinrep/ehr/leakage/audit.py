@@ -21,6 +21,7 @@ from clinrep.run import Run
 
 TOKENS_FILE = "leakage_tokens.csv"
 FINDINGS_FILE = "leakage.csv"
+HOW = "audit it by python -m clinrep.ehr.leakage"
 
 
 def audit_site(directory: Path, source_dir: str | None) -> tuple[list[Finding], pl.DataFrame]:
@@ -76,6 +77,35 @@ def audit_outputs(run: Run, config: Any) -> None:
     artifacts.write_text(run.directory / FINDINGS_FILE, found.make_table(findings).write_csv())
     found.tell(findings)
     found.refuse_leaks(findings)
+
+
+def audit_sites(run: Run, config: Any) -> pl.DataFrame:
+    """Begin stage 04: what stage 00 found at every site, and other sites' test stays that `train_site` learned from.
+
+    Writes leakage.csv and returns it: site and the columns of `findings.SCHEMA`.
+
+    Raises:
+        RunError: a leak is certain.
+    """
+    frames, new = [pl.DataFrame(schema={"site": pl.String(), **found.SCHEMA})], []
+    for name, directory in config.timelines_dir.items():
+        site = Tokenized(Path(directory))
+        if (site.path / FINDINGS_FILE).is_file():
+            told = pl.read_csv(site.path / FINDINGS_FILE, schema=found.SCHEMA).with_columns(
+                pl.col(pl.String).fill_null("")
+            )
+        else:
+            told = found.make_table(
+                [Finding("doubtful", "not audited", f"{directory} holds no {FINDINGS_FILE}; {HOW}")]
+            )
+        findings = [*check_splits(site), *check_against(site, config.timelines_dir[config.train_site])]
+        new += findings
+        frames.append(pl.concat([told, found.make_table(findings)]).select(pl.lit(name).alias("site"), pl.all()))
+    table = pl.concat(frames)
+    artifacts.write_text(run.directory / FINDINGS_FILE, table.write_csv())
+    found.tell(new)
+    found.refuse_leaks(new)
+    return table
 
 
 def write_audit(directory: Path, findings: list[Finding], tokens: pl.DataFrame) -> None:
