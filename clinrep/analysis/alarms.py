@@ -213,13 +213,12 @@ def _build_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
         threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3f}", pl.String),
     )
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {"outcome": "Outcome", "alarm_rate": "Alarms", "model": "Model", "threshold": "Threshold"}
-    headings |= {name: f"{label} ({level})" for name, label in ALARM_METRICS.items()}
+    headings |= {name: f"{label} ({config.level_ci})" for name, label in ALARM_METRICS.items()}
     words, num_keys = to_words(printed, headings)
     caption = (
         f"Alarms that flag a fixed share of the labelled stays of the test split, those of highest predicted "
-        f"probability, with {100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} "
+        f"probability, with {config.level} percentile intervals of {config.num_bootstraps:,} "
         f"bootstrap replicates resampled by patient, in each of which the threshold is set anew for that share. "
         f"Threshold: the probability of the last stay flagged; where stays tie at it, the part of them that is needed "
         f"counts, as expected when ties are broken at random. It is set on the test stays themselves: before there are "

@@ -13,7 +13,7 @@ import polars as pl
 from clinrep.analysis.anomalies import select_main
 from clinrep.analysis.cohort import UNKNOWN
 from clinrep.analysis.inputs import TEST_SPLIT, Site
-from clinrep.analysis.study import Study
+from clinrep.analysis.study import Study, compute_once
 from clinrep.analysis.suppression import Cells
 from clinrep.analysis.tables import label_outcome
 from clinrep.artifacts import SPLITS
@@ -50,6 +50,7 @@ class MeanLine:
     column: str
 
 
+@compute_once
 def describe_by_anomaly(study: Study) -> pl.DataFrame:
     """Return a row for each site, split and characteristic, and for each group n, percent, mean and sd.
 

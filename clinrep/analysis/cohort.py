@@ -20,13 +20,13 @@ UNKNOWN = "not recorded"
 CATEGORIES = ("sex", "race", "ethnicity")
 
 
-def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
+def describe_cohort(site: Site, people: People) -> pl.DataFrame:
     """Return the characteristics of the stays with a timeline: `characteristic`, a column per split, `all`.
 
     Shares are of the column's stays; SD divides by n - 1; quartiles are interpolated linearly. What `people` hides
     is `HIDDEN`, also means and quartiles of so few.
     """
-    hidden = people.hidden if people else frozenset()
+    hidden = people.hidden
     columns = {split: site.stays.filter(pl.col("split") == split) for split in SPLITS} | {"all": site.stays}
     # words, how to tell them, and what cell of `people` they are with site and split
     lines: list[tuple[str, Callable[[pl.DataFrame], str], tuple[str, ...]]] = [
@@ -52,13 +52,13 @@ def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def describe_outcomes(site: Site, outcomes: list[str], people: People | None = None) -> pl.DataFrame:
+def describe_outcomes(site: Site, outcomes: list[str], people: People) -> pl.DataFrame:
     """Return, by outcome and split, the stays, those excluded (null label) and why, and the events.
 
     Columns `outcome`, `split`, `num_stays`, `num_excluded`, `excluded_because`, `num_labelled`, `num_events`;
     what `people` hides is null, or `HIDDEN` among the reasons.
     """
-    hidden = people.hidden if people else frozenset()
+    hidden = people.hidden
     rows = []
     for outcome in outcomes:
         of_outcome = site.outcomes.filter(pl.col("outcome") == outcome)

@@ -152,8 +152,12 @@ def _build_table(curves: list[DecisionCurves], study: Study) -> PrintedTable:
         benefit=pl.struct("net_benefit", "low", "high", "reason").map_elements(_format_benefit, pl.String),
         treat_all=pl.col("net_benefit_treat_all").map_elements(_format_number, pl.String),
     )
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
-    headings = {"outcome": "Outcome", "threshold": "Threshold", "model": "Model", "benefit": f"Net benefit ({level})"}
+    headings = {
+        "outcome": "Outcome",
+        "threshold": "Threshold",
+        "model": "Model",
+        "benefit": f"Net benefit ({config.level_ci})",
+    }
     words, num_keys = to_words(printed, headings | {"treat_all": "Treat all"})
     caption = (
         f"Net benefit in stays per 1,000 at five of the thresholds: true positives minus false positives weighted by "
@@ -165,7 +169,7 @@ def _build_table(curves: list[DecisionCurves], study: Study) -> PrintedTable:
 
 def _describe_intervals(config: AnalyzeConfig) -> str:
     return (
-        f"pointwise {100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} bootstrap "
+        f"pointwise {config.level} percentile intervals of {config.num_bootstraps:,} bootstrap "
         f"replicates resampled by patient"
     )
 

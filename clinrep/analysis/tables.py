@@ -12,7 +12,7 @@ from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probes import NO_PROBE
-from clinrep.analysis.suppression import HIDDEN, Counts
+from clinrep.analysis.suppression import HIDDEN
 
 if TYPE_CHECKING:
     from clinrep.analysis.study import Section
@@ -31,8 +31,8 @@ class PrintedTable:
     """All strings; column names are the printed headings."""
     num_keys: int = 1
     """Leading columns that group the rows: a value that repeats is printed once."""
-    counts: Counts | None = None
-    """Columns that count people: `build_sections` hides small cells, and those that would give them away."""
+    count_columns: tuple[str, ...] = ()
+    """Columns of `numbers` that count people, beside those of `PEOPLE_COLUMNS`: a small number withholds the table."""
     alignment: str = ""
     r"""LaTeX columns of a long table of sentences, as `lp{9cm}`; it may go over several pages. '' is one `l` each."""
 

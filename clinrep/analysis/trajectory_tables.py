@@ -39,7 +39,7 @@ def build_overview(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     caption = (
         "Coefficients of logistic regressions (no penalty) of each outcome on path length, maximum jump and anomaly "
         "score, all in their own units, among the labelled test stays of each site, with "
-        f"{_level(study)} confidence intervals from standard errors clustered by patient. Path length: sum of the "
+        f"{study.config.level} confidence intervals from standard errors clustered by patient. Path length: sum of the "
         "Euclidean distances between the hidden states of successive tokens; maximum jump: the largest of them; "
         "anomaly score: higher for stays less like the training stays. Associations, fitted and read on the same "
         f"stays; fitted where {study.config.trajectories.min_events} stays have the event and as many have not."
@@ -56,7 +56,7 @@ def build_table(numbers: pl.DataFrame, study: Study, scaled_by: str) -> PrintedT
         else f"{row['coefficient_per_sd']:.3f} ({_range(row['low_per_sd'], row['high_per_sd'])})"
         for row in numbers.iter_rows(named=True)
     ]
-    level = _level(study)
+    level = study.config.level
     words = pl.DataFrame(
         {
             "Term": [term.replace("_", " ").capitalize() for term in numbers["term"]],
@@ -105,7 +105,7 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
         "num_subjects": "Stays",
         "num_events": "Events",
         "fitted_on": "Fitted on",
-        "cell": f"AUROC ({_level(study)} CI)",
+        "cell": f"AUROC ({study.config.level} CI)",
     }
     words, num_keys = to_words(printed, headings)
     caption = (
@@ -124,10 +124,6 @@ def _print_counts() -> dict[str, pl.Expr]:
         name: pl.col(name).map_elements(lambda count: f"{count:,}", pl.String).fill_null(HIDDEN)
         for name in ("num_subjects", "num_events")
     }
-
-
-def _level(study: Study) -> str:
-    return f"{100 * study.config.confidence_level:g}\N{NO-BREAK SPACE}%"
 
 
 def _range(low: float, high: float) -> str:

@@ -38,7 +38,7 @@ def build_tripod_section(study: Study) -> Section:
     return Section("tripod", "TRIPOD+AI checklist", tables=[printed])
 
 
-def fill_checklist(sections: Collection[str], has_subgroups: bool = False) -> pl.DataFrame:
+def fill_checklist(sections: Collection[str], has_subgroups: bool) -> pl.DataFrame:
     """Return `item`, `topic`, `applies`, `asks` and `answered`, all str, for a report with these sections."""
     rows = []
     for item in ITEMS:
