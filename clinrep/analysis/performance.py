@@ -38,7 +38,8 @@ def _build_score_table(study: Study) -> PrintedTable:
         f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from stays "
         f"of fewer than {config.few_events} patients of either kind. ECE: expected calibration error in up to "
         f"{config.num_calibration_bins} groups of equal numbers of stays; slope and intercept are those of the "
-        f"recalibration of the log-odds, 1 and 0 where probabilities are right. Probes were fitted on the train split of site {config.fitted_site}."
+        "recalibration of the log-odds, 1 and 0 where probabilities are right. Probes were fitted on the train split "
+        f"of site {config.fitted_site}."
     )
     return PrintedTable("scores", "Performance on held-out patients", caption, numbers, words, num_keys + 4)
 

@@ -38,7 +38,7 @@ def build_tripod_section(study: Study) -> Section:
     return Section("tripod", "TRIPOD+AI checklist", tables=[printed])
 
 
-def fill_checklist(sections: Collection[str], has_subgroups: bool) -> pl.DataFrame:
+def fill_checklist(sections: Collection[str], has_subgroups: bool = False) -> pl.DataFrame:
     """Return `item`, `topic`, `applies`, `asks` and `answered`, all str, for a report with these sections."""
     rows = []
     for item in ITEMS:
@@ -55,7 +55,7 @@ def format_checklist(table: pl.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _find_answer(item: Item, sections: Collection[str], has_subgroups: bool) -> str:
+def _find_answer(item: Item, sections: Collection[str], has_subgroups: bool = False) -> str:
     """Return where an item is answered, and what is left to the authors."""
     made = [name for name in item.sections if name in sections]
     parts = [f"section{'s' if len(made) > 1 else ''} {', '.join(made)} of the report"] if made else []
