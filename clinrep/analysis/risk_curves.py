@@ -233,8 +233,7 @@ def summarize_by_tokens(followed: Followed, labels: NDArray[np.bool_], patients:
     """Return what `summarize_groups` does after each number of tokens, of the stays that have as many."""
     lengths = np.diff(followed.offsets)
     counts = np.arange(followed.probabilities.size) - np.repeat(followed.offsets[:-1], lengths) + 1
-    of_token = (np.repeat(one, lengths) for one in (labels, patients))
-    return summarize_groups(counts, *of_token, followed.probabilities)
+    return summarize_groups(counts, np.repeat(labels, lengths), np.repeat(patients, lengths), followed.probabilities)
 
 
 def summarize_by_hours(

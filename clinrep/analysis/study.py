@@ -67,7 +67,8 @@ def compute_once(make: Callable[[Study], T]) -> Callable[[Study], T]:
     def look_up(study: Study) -> T:
         if make not in study.made:
             study.made[make] = make(study)
-        return study.made[make]  # type: ignore[no-any-return]
+        found: T = study.made[make]
+        return found
 
     return look_up
 
