@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clinrep.analysis.people import People
 
 HOURS_PER_DAY = 24
-UNKNOWN = "not recorded"
+UNKNOWN, NO_REASON = "not recorded", "no reason given"
 CATEGORIES = ("sex", "race", "ethnicity")
 
 
@@ -67,7 +67,7 @@ def describe_outcomes(site: Site, outcomes: list[str], people: People) -> pl.Dat
             excluded = stays.filter(pl.col("label").is_null())
             reasons = (
                 excluded["excluded_reason"]
-                .fill_null("no reason given")
+                .fill_null(NO_REASON)
                 .value_counts(sort=True)
                 .sort("count", "excluded_reason", descending=[True, False])
             )

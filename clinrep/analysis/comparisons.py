@@ -23,7 +23,7 @@ from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.replicates import group_models
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import format_count
-from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, label_model, print_outcome, to_words
 from clinrep.run import show_progress
 
 TITLE = "Comparisons"
@@ -145,7 +145,7 @@ def _describe_statistics(config: AnalyzeConfig, how: str) -> str:
 def _print_results(numbers: pl.DataFrame, config: AnalyzeConfig) -> pl.DataFrame:
     """Return outcome, metric, model and results as words, beside the other columns."""
     return numbers.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda name: label_outcome(name, config), pl.String),
+        outcome=print_outcome(config),
         metric=pl.col("metric").map_elements(lambda name: METRICS[name].label, pl.String),
         model=pl.struct("model", "probe").map_elements(_label, pl.String),
         result=pl.struct("difference", "low", "high", "reason").map_elements(format_difference, pl.String),

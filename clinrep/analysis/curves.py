@@ -39,7 +39,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
     with mpl.rc_context(STYLE):
         for site in study.sites:
             models = select_drawn([item for item in predicted if item.site == site.name])
-            where = f", site {site.name}" if len(study.sites) > 1 else ""
+            where = study.say_where(site.name)
             figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config, study.people)
             drawn.append(
                 save_figure(

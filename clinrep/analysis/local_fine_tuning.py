@@ -19,7 +19,7 @@ from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE
 from clinrep.analysis.suppression import round_counts
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, print_outcome, to_words
 
 DRAWN = ("auroc", "auprc")
 UNCHANGED = "Source classifier, unchanged"
@@ -135,7 +135,7 @@ def _build_table(averaged: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
         "metric", index=keys, values="cell", maintain_order=True
     )
     printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        outcome=print_outcome(config),
         start=pl.col("start").map_elements(label_start, pl.String),
         training_fraction=pl.col("training_fraction").map_elements(lambda share: f"{share:g}", pl.String),
     )
@@ -175,7 +175,7 @@ def _draw_site(study: Study, averaged: pl.DataFrame, site: str) -> DrawnFigure:
     references = {outcome: _find_references(study, site, outcome) for outcome in rows["outcome"].unique()}
     titles = {outcome: _title_column(study, site, outcome) for outcome in rows["outcome"].unique()}
     figure = draw_learning_curves(rows, references, titles, label_start)
-    where = f", site {site}" if len(study.sites) > 1 else ""
+    where = study.say_where(site)
     caption = _describe(rows, study.config) + (
         " Bars, and the band around the unchanged classifier, are these intervals or ranges. Dotted: a probe on the "
         f"backbone fitted at {study.config.fitted_site}, which needs no local label; for AUPRC also the prevalence, "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from clinrep.analysis.cohort import CATEGORIES, UNKNOWN
+from clinrep.analysis.cohort import CATEGORIES, NO_REASON, UNKNOWN
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.subgroups import assign_subgroups
@@ -155,10 +155,10 @@ def _add_outcome(cells: Cells, site: Site, outcome: str, split: str) -> None:
     _add(cells, ("excluded", *where), excluded)
     _add(cells, ("labelled", *where), labelled, is_fixed=True)
     cells.add_sum(("stays", site.name, split), [("excluded", *where), ("labelled", *where)])
-    reasons = [str(reason) for reason in excluded["excluded_reason"].fill_null("no reason given").unique().sort()]
+    reasons = [str(reason) for reason in excluded["excluded_reason"].fill_null(NO_REASON).unique().sort()]
     for reason in reasons:
         _add(cells, ("reason", *where, reason),
-             excluded.filter(pl.col("excluded_reason").fill_null("no reason given") == reason))  # fmt: skip
+             excluded.filter(pl.col("excluded_reason").fill_null(NO_REASON) == reason))  # fmt: skip
     if reasons:
         cells.add_sum(("excluded", *where), [("reason", *where, reason) for reason in reasons])
     _add_events(cells, where, labelled)

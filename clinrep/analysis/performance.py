@@ -8,7 +8,7 @@ from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_model, print_outcome, to_words
 
 FEW_EVENTS = "\N{DAGGER}"
 
@@ -78,8 +78,8 @@ def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -
     cell = pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
     printed = scores.select(*keys, "metric", cell=cell + mark.otherwise(pl.lit("")))
     return printed.pivot("metric", index=keys, values="cell", maintain_order=True).with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        outcome=print_outcome(config),
+        model=print_model(),
         prevalence=(pl.col("num_events") / pl.col("num_subjects"))
         .fill_nan(None)
         .map_elements(lambda value: f"{value:.3f}", pl.String),

@@ -10,7 +10,6 @@ import polars as pl
 
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
-from clinrep.analysis.classifier_runs import CLASSIFIER as CLASSIFIER
 from clinrep.analysis.classifier_runs import ClassifierRun, describe_run, find_main, name_runs
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError

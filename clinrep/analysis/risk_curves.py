@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from clinrep import artifacts
 from clinrep.analysis.checks import require_same_subjects, require_unique
+from clinrep.analysis.classifier_runs import name_runs
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.predictions import find_prediction_runs, name_runs
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.analysis.probes import FittedProbe
 from clinrep.analysis.risk import name_followed
 from clinrep.analysis.study import Study

@@ -8,7 +8,7 @@ import polars as pl
 
 from clinrep.analysis.study import Study
 from clinrep.analysis.suppression import round_counts
-from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_outcome, to_words
 
 SCHEMA = {
     **dict.fromkeys(("site", "outcome", "axis", "model"), pl.String),
@@ -45,7 +45,7 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     ).pivot("at", index=[*keys, "model"], values="cell", maintain_order=True)
     order = numbers.select(keys).unique(maintain_order=True).with_row_index("order")
     wide = pl.concat([counts, scores]).join(order, on=keys, maintain_order="left").sort("order", maintain_order=True)
-    wide = wide.with_columns(outcome=pl.col("outcome").map_elements(lambda one: label_outcome(one, config), pl.String))
+    wide = wide.with_columns(outcome=print_outcome(config))
     headings = {"outcome": "Outcome", "model": "Model"}
     headings |= {str(at): heading.format(at) for at in numbers["at"].unique().sort()}
     words, num_keys = to_words(wide, headings)

@@ -54,6 +54,10 @@ class Study:
         """What functions under `compute_once` returned of this study."""
         return {}
 
+    def say_where(self, site: str) -> str:
+        """Return `, site NAME` for the title of a figure; '' where there is one site."""
+        return f", site {site}" if len(self.sites) > 1 else ""
+
     @property
     def figures_dir(self) -> Path:
         """Folder of the figures."""

@@ -81,7 +81,7 @@ def _draw_site(study: Study, site: str, scores: pl.DataFrame) -> DrawnFigure:
             _draw_panel(axes, panel, study, outcomes[index])
         if not panels:
             figure.text(0.5, 0.5, "too few events in every outcome", ha="center")
-        where = f", site {site}" if len(study.sites) > 1 else ""
+        where = study.say_where(site)
         caption = (
             f"AUROC in each subgroup of the test split with {describe_intervals(study.config)} Of each outcome the "
             "fine-tuned classifier or, where there is none, the first probe. Dashed line: all stays. In brackets: "

@@ -71,6 +71,16 @@ def label_model(model: str, probe: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def print_outcome(config: AnalyzeConfig) -> pl.Expr:
+    """Return column `outcome` in words."""
+    return pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String)
+
+
+def print_model() -> pl.Expr:
+    """Return columns `model` and `probe` in words, as one column."""
+    return pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String)
+
+
 def format_score(row: dict[str, Any]) -> str:
     """Return `0.812 (0.700-0.901)`, or the reason where the estimate or the interval is missing."""
     if row["estimate"] is None:

@@ -9,7 +9,7 @@ from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_model, print_outcome, to_words
 
 METRIC = "auroc"
 # subgroup in scores.parquet -> heading, in the order of the paper's columns
@@ -44,8 +44,8 @@ def _build_table(scores: pl.DataFrame, name: str, title: str, config: AnalyzeCon
     outcomes = {outcome: index for index, outcome in enumerate(printed["outcome"].unique(maintain_order=True))}
     printed = printed.sort(pl.col("outcome").replace_strict(outcomes, return_dtype=pl.Int64), maintain_order=True)
     printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        outcome=print_outcome(config),
+        model=print_model(),
     )
     sites = [site for site in config.timelines_dir if site in set(numbers["site"])]
     headings = {"outcome": "Outcome", "model": "Model"}
