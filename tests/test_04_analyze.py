@@ -123,8 +123,8 @@ def test_few_events_give_an_estimate_without_interval(site, tmp_path):
     scores = select(out)
     assert scores["estimate"].null_count() == 0
     assert scores["low"].null_count() == scores.height
-    num_events = scores["num_events"][0]
-    assert f"no interval: too few events ({num_events})" in (out / "report.html").read_text()
+    assert 11 <= scores["num_events"][0] < 40  # said as a bound: a table may hide the number
+    assert "no interval: too few events (fewer than 40)" in (out / "report.html").read_text()
 
 
 def test_a_probe_without_two_classes_in_train_says_so_and_the_run_goes_on(tmp_path):

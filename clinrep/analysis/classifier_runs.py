@@ -45,6 +45,10 @@ class ClassifierRun:
     """Labelled train stays of these patients."""
     num_events: int
     """Those of them with the event."""
+    num_patients: int
+    """Whose stays these are."""
+    num_event_patients: int
+    """Whose stays with the event."""
     is_urt: bool = False
     """Whether its train sequences were cut at random tokens (URT)."""
     is_main: bool = True
@@ -69,9 +73,10 @@ def describe_run(directory: Path, rows: pl.DataFrame, stays: pl.DataFrame) -> Cl
     fraction, seed = float(settings["training_fraction"]), int(settings["seed"])
     learned = rows.filter(pl.col("split") == LEARNED).join(stays.select("subject_id", "patient_id"), on="subject_id")
     patients = choose_patients(learned["patient_id"], fraction, seed)
-    labels = learned.filter(pl.col("patient_id").is_in(patients.implode()))["label"]
-    is_urt = bool(settings.get("random_truncation"))
-    return ClassifierRun(settings["start"], fraction, seed, labels.len(), int(labels.sum()), is_urt)
+    stays_of = learned.filter(pl.col("patient_id").is_in(patients.implode()))
+    events = stays_of.filter("label")
+    counts = (stays_of.height, events.height, stays_of["patient_id"].n_unique(), events["patient_id"].n_unique())
+    return ClassifierRun(settings["start"], fraction, seed, *counts, bool(settings.get("random_truncation")))
 
 
 def find_main(runs: list[ClassifierRun]) -> list[bool]:

@@ -87,11 +87,6 @@ class Tally:
     weights: Floats
     """(R, N)"""
 
-    @property
-    def probabilities(self) -> Floats:
-        """(G,) falling."""
-        return self.ranking.probabilities
-
     @cached_property
     def positives(self) -> Floats:
         """(R, G) weight with the event at each probability."""

@@ -2,14 +2,10 @@
 
 For a section of the report:
 
-- a table of counts, a row of `words` for each row of `numbers`: give the PrintedTable `counts=Counts(...)`, which
-  names the columns that count people, how they add up and what is computed from them. `build_sections` then hides
-  what must be hidden in CSV, LaTeX and page, and says so under the table.
-- a table whose words have other rows than its numbers: call `suppress(numbers, counts, config.min_cell_count)`
-  first (hidden cells are null) and make the words of its answer, a hidden one as `HIDDEN`.
-- a count in a sentence or the title of a figure: `format_count(count, config.min_cell_count)`.
-- counts of labelled test stays and their events occur in many tables, which must hide the same ones: take them from
-  `study.people` (clinrep/analysis/people.py), whose cells are hidden together.
+- counts of labelled test stays and their events, and of the cohort, occur in many tables, which must hide the same
+  ones: take them from `study.people` (clinrep/analysis/people.py), whose cells are hidden together.
+- other counts that add up: put them into `Cells`, with the patients behind each, and show what `hide` leaves.
+- a count in a sentence or the title of a figure: `format_count(count, config.min_cell_count)`, a count of patients.
 
 A table that still has a small number in a column of people is not written but withheld, with words.
 """
@@ -17,7 +13,7 @@ A table that still has a small number in a column of people is not written but w
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,26 +32,6 @@ HIDDEN = "*"
 PEOPLE_COLUMNS = ("num_subjects", "num_events", "num_stays", "num_patients", "num_excluded", "num_labelled")
 """Columns that count people in any table."""
 FIXED_COST = 1e6  # of hiding a cell that is better known than others, such as the size of the cohort
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Which columns of a table count people, how they add up, and what is computed from them."""
-
-    columns: tuple[str, ...]
-    """Integer columns of `numbers`."""
-    sums: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Within a row: (whole, parts), for example (num_subjects, (num_events,)); what the parts leave of the whole is
-    protected too."""
-    across: tuple[tuple[str, str], ...] = ()
-    """Over rows: (key column, its value in rows of totals), for example (split, all): such a row counts all rows that
-    have the same values in the other `keys`."""
-    keys: tuple[str, ...] = ()
-    """Columns that tell rows apart, needed for `across`."""
-    derived: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Count column: columns of `numbers` from which it can be worked out (shares, lists); they become null with it."""
-    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Count column: headings of `words` that print it or what is derived from it."""
 
 
 class Cells:
@@ -98,14 +74,14 @@ class Cells:
         self._is_shown.append(is_shown)
         self._costs.append(FIXED_COST if is_fixed else 1.0 + value)
 
-    def add_sum(self, whole: Hashable, parts: Sequence[Hashable], *, rest_people: int | None = None) -> None:
+    def add_sum(self, whole: Hashable, parts: Sequence[Hashable]) -> None:
         """Say that a reader knows the whole to be these parts and, where they do not add up to it, a rest not shown."""
         rest = self._values[self._index[whole]] - sum(self._values[self._index[part]] for part in parts)
         assert rest >= 0, f"{parts} are more than {whole}"
         parts = list(parts)
         if rest:
             key = ("rest", whole, *parts)
-            self.add(key, rest, num_people=rest_people, is_shown=False)
+            self.add(key, rest, is_shown=False)
             parts.append(key)
         self._sums.append((self._index[whole], [self._index[part] for part in parts]))
 
@@ -151,49 +127,18 @@ class Cells:
         return (np.abs(matrix).T @ (matrix[:, cell] != 0)) > 0  # no sum can hold: show none of its sums
 
 
-def suppress(frame: pl.DataFrame, counts: Counts, least: int) -> pl.DataFrame:
-    """Return the frame with what must be hidden null, counts and what is derived from them; `least` 0 hides nothing."""
-    return _apply(frame, counts, find_hidden(frame, counts, least))
+def round_counts(frame: pl.DataFrame, columns: dict[str, str], least: int) -> pl.DataFrame:
+    """Return the frame with counts of stays rounded down to multiples of `least`: no two differ by fewer.
 
-
-def find_hidden(frame: pl.DataFrame, counts: Counts, least: int) -> set[tuple[int, str]]:
-    """Return (row, count column) of the cells not to show; null cells are left out of the sums."""
-    cells = Cells()
-    for row, values in enumerate(frame.select(counts.columns).iter_rows()):
-        for column, value in zip(counts.columns, values, strict=True):
-            if value is not None:
-                cells.add((row, column), value)
-    rows = frame.with_row_index("_row")
-    for row in range(frame.height):
-        for whole, parts in counts.sums:
-            names = [part for part in parts if frame[part][row] is not None]
-            if frame[whole][row] is not None and names:
-                cells.add_sum((row, whole), [(row, part) for part in names])
-    for column, total in counts.across:
-        others = [key for key in counts.keys if key != column]
-        for group in rows.partition_by(others) if others else [rows]:
-            wholes = group.filter(pl.col(column) == total)["_row"].to_list()
-            rest = group.filter(pl.col(column) != total)["_row"].to_list()
-            for name in counts.columns if len(wholes) == 1 and rest else ():
-                used = [(part, name) for part in rest if frame[name][part] is not None]
-                if used and frame[name][wholes[0]] is not None:
-                    cells.add_sum((wholes[0], name), used)
-    return {key for key in cells.hide(least) if isinstance(key, tuple)}
-
-
-def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) -> pl.DataFrame:
-    """Return the frame with hidden counts, and what is derived from them, null."""
-    for column in counts.columns:
-        rows = [row for row, name in hidden if name == column]
-        names = [column, *counts.derived.get(column, ())] if rows else []
-        is_hidden = pl.int_range(pl.len()).is_in(rows)
-        frame = frame.with_columns(pl.when(~is_hidden).then(pl.col(name)).alias(name) for name in names)
-    return frame
-
-
-def round_counts(frame: pl.DataFrame, columns: Sequence[str], least: int) -> pl.DataFrame:
-    """Return the frame with these counts rounded down to multiples of `least`: no two differ by fewer."""
-    return frame.with_columns(pl.col(name) // least * least for name in columns) if least else frame
+    `columns` names for each the column that counts the patients; of fewer than `least` of them the count is 0. The
+    columns of patients are left out of the answer.
+    """
+    if least:
+        frame = frame.with_columns(
+            pl.when(pl.col(patients) >= least).then(pl.col(name) // least * least).otherwise(0).alias(name)
+            for name, patients in columns.items()
+        )
+    return frame.drop(columns.values())
 
 
 def format_count(count: int, least: int) -> str:
@@ -207,16 +152,12 @@ def format_small(count: int, least: int) -> str:
 
 
 def protect_table(table: PrintedTable, least: int) -> PrintedTable:
-    """Return the table with its declared small cells hidden and explained, or without content where some are left."""
+    """Return the table with words for its hidden cells, or without content where a small number is left."""
     if least == 0:
         return table
-    if table.counts is not None:
-        table = _hide_declared(table, table.counts, least)
-    names = [
-        name for name in PEOPLE_COLUMNS if name in table.numbers.columns and table.numbers[name].dtype.is_integer()
-    ]
-    names += [name for name in (table.counts.columns if table.counts else ()) if name not in names]
-    if least and any(table.numbers[name].is_between(1, least - 1).any() for name in names):
+    names = [name for name in (*PEOPLE_COLUMNS, *table.count_columns) if name in table.numbers.columns]
+    counts = [table.numbers[name] for name in names if table.numbers[name].dtype.is_integer()]
+    if any(column.is_between(1, least - 1).any() for column in counts):
         caption = f"Withheld: it would show numbers under {least} (min_cell_count)."
         return replace(table, numbers=table.numbers.clear(), words=table.words.clear(), caption=caption)
     if any((table.words[name] == HIDDEN).any() for name in table.words.columns):
@@ -230,18 +171,3 @@ def explain_hidden(least: int) -> str:
         f"{HIDDEN}: not shown, because the cell, or one that could be worked out from it, counts fewer than {least} "
         "people (min_cell_count)."
     )
-
-
-def _hide_declared(table: PrintedTable, counts: Counts, least: int) -> PrintedTable:
-    hidden = find_hidden(table.numbers, counts, least)
-    words = table.words
-    for column in counts.columns:
-        rows = [row for row, name in hidden if name == column]
-        if rows:
-            assert words.height == table.numbers.height, f"{table.name}: call suppress() before making the words"
-            is_hidden = pl.int_range(pl.len()).is_in(rows)
-            words = words.with_columns(
-                pl.when(is_hidden).then(pl.lit(HIDDEN)).otherwise(pl.col(name)).alias(name)
-                for name in counts.words.get(column, ())
-            )
-    return replace(table, numbers=_apply(table.numbers, counts, hidden), words=words)

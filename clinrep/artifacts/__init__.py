@@ -1,5 +1,7 @@
 """The tables that cross stages: schema, checked read, atomic write, DONE."""
 
+from clinrep.artifacts.columns import ArtifactError, Column, Table
+from clinrep.artifacts.describe import describe_tables
 from clinrep.artifacts.files import (
     atomic_path,
     find_model,
@@ -12,7 +14,7 @@ from clinrep.artifacts.files import (
     write_done,
     write_text,
 )
-from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
+from clinrep.artifacts.schema import SPLITS, TABLES
 from clinrep.artifacts.tables import (
     count_rows,
     find_parts,

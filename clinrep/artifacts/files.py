@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clinrep.artifacts.schema import ArtifactError
+from clinrep.artifacts.columns import ArtifactError
 from clinrep.config import InputError
 
 

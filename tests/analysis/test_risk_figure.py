@@ -38,7 +38,7 @@ def make_followed(num_stays: int = 60, seed: int = 0) -> tuple[Followed, np.ndar
 
 def test_curves_by_tokens_equal_a_loop():
     followed, labels = make_followed()
-    table = summarize_by_tokens(followed, labels)
+    table = summarize_by_tokens(followed, labels, np.arange(labels.size))
     num_rows = 0
     for is_event in (False, True):
         for count in range(1, 30):
@@ -60,7 +60,7 @@ def test_curves_by_tokens_equal_a_loop():
 def test_curves_by_hours_equal_a_loop():
     followed, labels = make_followed(seed=1)
     hours = np.array([0, 0.5, 3, 12, 23.75, 24, 25])
-    table = summarize_by_hours(followed, labels, hours)
+    table = summarize_by_hours(followed, labels, np.arange(labels.size), hours)
     for is_event in (False, True):
         for hour in hours:
             values = []

@@ -99,6 +99,12 @@ def test_too_few_events_are_words(output):
     assert "no fit: too few events (1)" in (output / "report.html").read_text()
 
 
+def test_where_nothing_is_fitted_the_overview_says_so(site, measures, tmp_path):
+    out = run(tmp_path / "out", *site.flags("demo"), "--trajectories.min_events=1000")
+    assert set(read(out, "trajectory_logits")["reason"].str.slice(0, 22)) == {"no fit: too few events"}
+    assert not list((out / "tables").glob("trajectory_logit_*.csv"))
+
+
 def test_held_out_auroc_of_the_fit_on_train(site, measures, output):
     train_labels, train = join_by_id(site, measures, "icu_admission", "train")
     labels, values = join_by_id(site, measures, "icu_admission", "test")
