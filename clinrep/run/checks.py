@@ -112,6 +112,7 @@ class Chain:
             finding.changes.append(
                 f"{key}: {show(path)} holds the same tables and weights, but {'; '.join(differences)}"
             )
+        runs = runs or ([path] if path.is_dir() and artifacts.find_runs(path) == [path] else [])  # ended or not
         for run in runs:
             self.check(run)
         if not runs:
@@ -203,15 +204,18 @@ def _compare_runs(path: Path, runs: list[Path], recorded: Any) -> list[str]:
         return []
     was = {str(entry.get("run")): entry for entry in recorded if isinstance(entry, dict)}
     now = {entry["run"]: entry for entry in (describe_run(run, path) for run in runs)}
-    differences = [f"{name} is gone" for name in was.keys() - now.keys()]
-    differences += [f"{name} is new" for name in now.keys() - was.keys()]
+    differences = [f"{_name_run(name)} is gone" for name in sorted(was.keys() - now.keys())]
+    differences += [f"{_name_run(name)} is new" for name in sorted(now.keys() - was.keys())]
     for name in sorted(was.keys() & now.keys()):
         if was[name].get("done") != now[name]["done"]:
-            what = "it" if name in (".", "..") else name
             parts = {"config": "other settings", "commit": "another commit"}
-            because = [words for key, words in parts.items() if was[name].get(key) != now[name][key]]
-            differences.append(f"{what} was made again{' with ' if because else ''}{' and '.join(because)}")
+            because = " and ".join(words for key, words in parts.items() if was[name].get(key) != now[name][key])
+            differences.append(f"{_name_run(name)} was made again{' with ' if because else ''}{because}")
     return differences
+
+
+def _name_run(name: str) -> str:
+    return "its run" if name in (".", "..") else name
 
 
 def show(path: Path) -> str:
