@@ -34,7 +34,7 @@ def score_auroc(
     num_subjects, num_events = labels.size, int(labels.sum())
     counts = {"num_subjects": num_subjects, "num_events": num_events}
     reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate, config.min_cell_count)
-    if reason:
+    if reason or not probabilities:
         return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
     rankings = [rank(labels, values) for values in probabilities.values()]
     reason = explain_no_interval(labels, patients, config.min_events_for_interval, config.min_cell_count)
