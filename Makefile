@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv/bin/python
+TOOLS := .venv/tools
 DEMO_CONFIGS := configs/ehr/demo
 DEMO_RUN := runs/demo
 RISK_CONFIGS := configs/ehr/known_risk
@@ -16,7 +17,7 @@ TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --n
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo readme-figures manuscript manuscript-classifiers known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
+.PHONY: help setup demo readme-figures manuscript manuscript-classifiers known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs lock audit clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -134,6 +135,19 @@ check: setup  ## Before a commit: format, lint, types and the fast tests
 format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .
 	$(VENV) -m ruff check --fix .
+
+# What locks and audits requirements.txt has an environment of its own, so that requirements.txt stays short.
+$(TOOLS)/.installed: tools/requirements.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/requirements.txt
+	@cp tools/requirements.txt $@
+
+lock: $(TOOLS)/.installed  ## Write requirements.lock from requirements.txt: every package with hashes (UPGRADE=--upgrade: the newest)
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
+	  --custom-compile-command "make lock" --output-file requirements.lock requirements.txt
+
+audit: $(TOOLS)/.installed  ## Known holes in what requirements.lock pins, by pip-audit; says so where its data cannot be had
+	@$(TOOLS)/bin/python tools/audit.py $(TOOLS)/bin/pip-audit requirements.lock $(AUDIT_FLAGS)
 
 docs: setup  ## Write docs/data.md anew from the schemas in clinrep/artifacts
 	$(VENV) -m clinrep.artifacts > docs/data.md.tmp

@@ -19,7 +19,6 @@ FLOOR = {
     "config",
     "file_lock",
     "run",
-    "run_directory",
     "distributed",
     "training_config",
     "search_config",

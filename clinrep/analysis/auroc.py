@@ -37,7 +37,7 @@ def score_auroc(
     counts = {"num_subjects": num_subjects, "num_events": num_events}
     counts |= {"num_patients": np.unique(patients).size, "num_event_patients": np.unique(patients[labels]).size}
     reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate, config.min_cell_count)
-    if reason:
+    if reason or not probabilities:
         return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
     is_few = bool(explain_no_interval(labels, patients, config.min_cell_count))
     rankings = [rank(labels, values) for values in probabilities.values()]

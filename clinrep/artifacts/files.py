@@ -14,6 +14,10 @@ from typing import Any
 from clinrep.artifacts.columns import ArtifactError
 from clinrep.config import InputError
 
+# Folders of a run that no result is read from, which may be removed, or go on growing with the search they are of.
+WORK_FOLDERS = frozenset({"checkpoints", "search", "tensorboard", "token_store", "trials", "workers"})
+UNRECORDED = frozenset({("DONE",), ("STOPPED",), ("run.log",)})  # written after the digests, or the digests themselves
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -46,14 +50,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_done(directory: Path, stage: str, rows: dict[str, int], inputs: dict[str, str]) -> None:
-    """Write DONE, the last file of a run: what it holds and what it was made from."""
-    outputs = {
-        str(path.relative_to(directory)): fingerprint_file(path)
-        for path in sorted(directory.rglob("*"))
-        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in path.relative_to(directory).parts
-    }
-    content = {"stage": stage, "rows": rows, "inputs": inputs, "outputs": outputs}
+    """Write DONE, the last file of a run: what it holds and what it was made from.
+
+    `outputs` are the tables and weights, which make a run's fingerprint; `files` everything else that stays as it is.
+    """
+    outputs, files = (
+        {name: fingerprint_file(directory / name) for name in names} for names in list_recorded(directory)
+    )
+    content = {"stage": stage, "rows": rows, "inputs": inputs, "outputs": outputs, "files": files}
     write_text(directory / "DONE", json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def list_recorded(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of a run's files that DONE holds digests of: tables and weights, then all others.
+
+    Left out are checkpoints, what may go or grow after DONE, and hidden files.
+    """
+    outputs, files = [], []
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        parts = path.relative_to(directory).parts
+        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in parts:
+            outputs.append("/".join(parts))
+        elif not (WORK_FOLDERS & set(parts[:-1]) or parts in UNRECORDED or any(part[0] == "." for part in parts)):
+            files.append("/".join(parts))
+    return outputs, files
 
 
 def read_done(directory: Path, stage: str, *others: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 
 from clinrep.config import FREE_SETTINGS, InputError, config_to_dict
 from clinrep.modality import load_stage
-from clinrep.run_directory import holds_run, list_inputs
+from clinrep.run.directory import holds_run, list_inputs
 from clinrep.slurm.sbatch_file import ROOT, Command
 
 

@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from clinrep import artifacts
+from clinrep.analysis.auroc import score_auroc
+from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.trajectory_fits import deal_folds
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
@@ -117,6 +119,12 @@ def test_held_out_auroc_of_the_fit_on_train(site, measures, output):
     assert rows["estimate"][2] == pytest.approx(expected)
     assert (rows["low"] < rows["estimate"]).all()
     assert rows["estimate"][1] < rows["estimate"][0]
+
+
+def test_no_fit_to_judge_is_no_row_also_with_enough_events():
+    at = {"timelines_dir": {"a": "00"}, "representations_dir": {"a": "03"}, "train_site": "a", "output_dir": "out"}
+    config = AnalyzeConfig(**at, min_events_for_estimate=2, min_events_for_interval=3)
+    assert not score_auroc(np.arange(20) % 2 == 0, np.arange(20), {}, config, seed=1)
 
 
 def test_folds_keep_patients_together_and_events_apart():

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
-from clinrep.run_directory import prepare, release, undo
+from clinrep.run.directory import prepare, release, undo
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
 EXIT_INPUT = 2

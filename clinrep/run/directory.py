@@ -21,6 +21,7 @@ import yaml
 
 from clinrep import artifacts, distributed, file_lock
 from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
+from clinrep.run.origins import describe_input_runs, select_paths
 
 logger = logging.getLogger("clinrep")
 
@@ -113,13 +114,7 @@ def _holds_training(directory: Path) -> bool:
 
 def list_inputs(config: StageConfig) -> dict[str, Path]:
     """Return setting -> path of everything the settings name to be read."""
-    return {
-        key: Path(value)
-        for key, value in flatten(config_to_dict(config)).items()
-        if value
-        and key.rpartition(".")[2] not in FREE_SETTINGS
-        and any(part.endswith(("_dir", "_path")) for part in key.split("."))
-    }
+    return select_paths(config_to_dict(config))
 
 
 def _fingerprint_inputs(config: StageConfig) -> dict[str, str]:
@@ -245,10 +240,14 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
         "world_size": distributed.get_world_size(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "python": platform.python_version(),
+        "working_dir": str(Path.cwd()),
+        "config": artifacts.fingerprint_file(directory / "config.yaml"),
+        "environment": artifacts.fingerprint_file(directory / "environment.txt"),
     }
     earlier = _read_provenance(directory)
     resumed = [*earlier.get("resumed", []), {key: earlier[key] for key in session if key in earlier}] if earlier else []
-    provenance = {"stage": stage, "inputs": inputs, **session, "resumed": resumed}
+    input_runs = describe_input_runs(list_inputs(config))
+    provenance = {"stage": stage, "inputs": inputs, "input_runs": input_runs, **session, "resumed": resumed}
     artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
 
 
