@@ -14,11 +14,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import jsonargparse
 import yaml
 
+from clinrep.file_access import FileAccess
+
 # Settings that change how a run is carried out but never what it computes. A finished or
 # stopped run may be continued with other values of these (DESIGN section 3).
 FREE_SETTINGS = frozenset(
     {
-        *("output_dir", "log_level", "show_progress", "num_workers", "memory_gb"),
+        *("output_dir", "log_level", "show_progress", "num_workers", "memory_gb", "file_access"),
         *("save_steps", "keep_checkpoints", "peak_tflops", "report_to", "token_store_dir", "worker"),
     }
 )
@@ -45,6 +47,8 @@ class StageConfig:
     """Least severe message shown and written to run.log."""
     show_progress: bool = True
     """Show progress bars where the screen is a terminal."""
+    file_access: FileAccess = "owner_and_group"
+    """Who may open the files and folders written, as far as the umask of the shell lets them."""
 
     @property
     def run_dir(self) -> Path:

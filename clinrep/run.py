@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
+from clinrep.file_access import limit_access
 from clinrep.run_directory import prepare, release, undo
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
@@ -111,6 +112,12 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         InputError: the directory holds another run or other files, or an input does not exist.
         SystemExit: 0 when already done, 75 when the run was stopped by a signal after saving.
     """
+    with limit_access(config.file_access), _open(stage, config) as run:
+        yield run
+
+
+@contextmanager
+def _open(stage: str, config: Any) -> Iterator[Run]:
     _log_to_screen(config.log_level)
     distributed.start_process_group()
     directory = config.run_dir

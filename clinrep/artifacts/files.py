@@ -31,14 +31,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def open_to_others(path: Path) -> None:
-    """Give a folder and what is in it the modes that new ones have: some libraries write for the owner alone."""
-    mask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(mask)
-    for one in [path, *path.rglob("*")]:
-        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     with atomic_path(path) as temporary:

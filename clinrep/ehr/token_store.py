@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.config import InputError
 
 logger = logging.getLogger("clinrep")
@@ -128,7 +128,7 @@ def _derive(timelines_dir: Path, folder: Path, vocabulary_size: int, pad_token_i
             (temporary / split).mkdir()
             _derive_split(timelines_dir, split, temporary / split, vocabulary_size, pad_token_id)
         (temporary / "digests.json").write_text(json.dumps(_digest_arrays(temporary), indent=2) + "\n")
-        artifacts.open_to_others(temporary)
+        file_access.apply_access(temporary)
         try:
             temporary.rename(folder)
         except OSError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from clinrep import artifacts
+from clinrep import file_access
 from clinrep.export.private import PATIENT_COLUMNS, find_private
 
 MANIFEST, README = "MANIFEST.json", "README.md"
@@ -82,7 +82,7 @@ class Bundle:
             },
         }
         self.write_text(MANIFEST, json.dumps(content, indent=2) + "\n")
-        artifacts.open_to_others(self.directory)
+        file_access.apply_access(self.directory)
 
 
 def is_allowed(name: str) -> bool:
