@@ -17,6 +17,7 @@ STAGES = [script.stem for script in SCRIPTS]
 FLOOR = {
     "artifacts",
     "config",
+    "error_text",
     "file_access",
     "file_lock",
     "run",
