@@ -92,7 +92,12 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         InputError: an unknown key, a wrong type, a missing setting or a broken rule.
         SystemExit: after `--help` or `--print_config`.
     """
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        # No value may name code but the groups of settings: to import a module, if only to refuse it, runs it.
+        import_path_denylist=["*"],
+        import_path_allowlist=[f"{group.__module__}.{group.__qualname__}" for group in _list_groups(config_class)],
+    )
     for path in _flag_values(argv, "config"):
         _check_file(path)
     parser = jsonargparse.ArgumentParser(
@@ -150,6 +155,10 @@ _UNION = re.compile(
 )
 _TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list"}
 _WORDINGS = (
+    (
+        r"Importing '([^']*)' is not allowed, denied by .*$",
+        r"'\1' looks like the name of code, which no setting may be",
+    ),
     (r'Parser key "[^"]*": Unable to load config .* - (?=Parser key "[^"]*": (?!Unable to load))', ""),
     (
         r"""Parser key "([^"]*)": Unable to load config (['"])(.*?)\2 - .*""",
@@ -222,6 +231,11 @@ def _find_groups(hint: Any) -> dict[str, Any]:
     for part in get_type_hints(hint).values() if groups else get_args(hint):
         groups |= _find_groups(part)
     return groups
+
+
+def _list_groups(hint: Any) -> list[Any]:
+    """Return the class of a config and of every group of settings in it that a path can name."""
+    return [group for group in _find_groups(hint).values() if "<locals>" not in group.__qualname__]
 
 
 def _list_keys(config_class: Any) -> list[str]:

@@ -27,6 +27,7 @@ FLOOR = {
     "search_config",
     "extraction_config",
     "modality",
+    "offline",
 }
 # library -> where it may be imported
 HOMES = {

@@ -77,10 +77,21 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
         run = directory
     if run is not None:
         read_done(run, stage)
+    _refuse_pickles(model)
     for path in (model / "config.json", model / "model.safetensors", *list_tokenizer_files(model)):
         if not path.is_file():
             raise ArtifactError(f"{path} does not exist; {stage}.py writes it into {folder}/")
     return model
+
+
+def _refuse_pickles(model: Path) -> None:
+    """Refuse weights that are a pickle, which may run any code when it is opened."""
+    pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in model.glob(pattern)]
+    if pickles and not (model / "model.safetensors").is_file():
+        raise ArtifactError(
+            f"{model} holds {', '.join(sorted(pickles))} but no model.safetensors; pickles may run any code and are "
+            "never opened: save the model as model.safetensors where it was trained"
+        )
 
 
 def list_tokenizer_files(directory: Path) -> list[Path]:
