@@ -2,6 +2,7 @@
 
 from clinrep.artifacts.files import (
     atomic_path,
+    check_file_word,
     find_model,
     find_runs,
     fingerprint,
@@ -31,6 +32,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "check_file_word",
     "count_parameters",
     "count_rows",
     "describe_tables",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 
 from clinrep.artifacts.schema import ArtifactError
 from clinrep.config import InputError
+
+_FILE_WORD = re.compile(r"[\w=][\w=.-]{0,99}")
 
 
 @contextmanager
@@ -29,6 +32,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def check_file_word(word: str, what: str) -> None:
+    """Refuse a word of a table or of the settings, part of file names, that could lead into another folder.
+
+    Raises:
+        InputError: it is not of letters, digits, _ = . and -, or begins with one of the last two.
+    """
+    if not _FILE_WORD.fullmatch(word):
+        raise InputError(
+            f"{what} {word[:60]!r} becomes part of file names and must be of letters, digits, _, = and -; rename it"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

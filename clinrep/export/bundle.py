@@ -20,7 +20,7 @@ _MODEL = r"(config\.json|model\.safetensors|vocabulary\.parquet|quantiles\.parqu
 ALLOWED = (
     r"README\.md|MANIFEST\.json|model_card\.md|tripod_ai\.md",
     rf"backbone/{_MODEL}",
-    rf"classifiers/[\w.=-]+/{_MODEL}",
+    rf"classifiers/[\w=-][\w.=-]*/{_MODEL}",
     r"tokenizer/((vocabulary|quantiles|categories)\.parquet|config\.yaml|DONE)",
     r"settings/(0[0-4]_\w+(\.[\w.=-]+)?\.yaml|provenance\.json)",
     r"scores/scores\.csv",
