@@ -87,12 +87,12 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
     (then that run must be finished) or copied away on its own.
     """
     model = directory / folder if (directory / folder).is_dir() else directory
+    _refuse_pickles(model)
     run = model.parent if (model.parent / "config.yaml").is_file() else None
     if model == directory and not (directory / "model.safetensors").is_file():
         run = directory
     if run is not None:
         read_done(run, stage)
-    _refuse_pickles(model)
     for path in (model / "config.json", model / "model.safetensors", *list_tokenizer_files(model)):
         if not path.is_file():
             raise ArtifactError(f"{path} does not exist; {stage}.py writes it into {folder}/")
