@@ -257,8 +257,7 @@ def _join_words(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r"[^\p{L}\p{N}]+", "_").str.strip_chars("_")
 
 
-MOST_NAMES = 200  # words of a column of categories, as far as they are listed
-_LIKE_DATA = re.compile(r"\d{3}|.{41}", re.DOTALL)
+_LIKE_DATA = re.compile(r"\d|.{41}", re.DOTALL)
 
 _JOINTS = {"&": "and", "/": "or"}  # as in CLIF 3.0's own values: l_and_d, ps_or_cpap
 _SIGNS = {"+": "plus", "-": "minus", "\N{MINUS SIGN}": "minus", "<": "below", ">": "above"}
@@ -289,12 +288,12 @@ def normalize_words(words: Sequence[str], rule: str, column: str | None = None) 
 def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str]:
     """Return those of `words` that no value is, and for a warning the first twenty values there are.
 
-    Of a column that seems to hold no categories but ids, codes or prose, only how many: they would be a patient's.
+    Values that look like ids, codes or prose, as a wrong column holds them, are a patient's: they are only counted.
     """
     found = sorted(value for value in values.unique() if value is not None)
-    is_like_names = len(found) <= MOST_NAMES and not any(_LIKE_DATA.search(value) for value in found)
-    shown = ", ".join(found[:20]) if is_like_names else f"{len(found)} values"
-    return [word for word in words if word not in found], shown
+    names = [value for value in found if not _LIKE_DATA.search(value)]
+    others = [f"{len(found) - len(names)} values with digits or of many words"] if len(names) < len(found) else []
+    return [word for word in words if word not in found], ", ".join([*names[:20], *others])
 
 
 def normalize_column(frame: pl.DataFrame, column: str, rule: str) -> pl.DataFrame:
