@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.ehr.fake_models import write_fake_backbone_run
+from tests.ehr.fake_timelines import write_fake_tokenizer_run
 from tests.privacy.chain import CANARY, SECRETS, VALUE
+from tests.scripts import TWO_RANKS
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("chain.py")
@@ -88,3 +92,24 @@ def test_the_cut_network_is_noticed():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "NETWORK socket.connect" in done.stderr or "NETWORK socket.getaddrinfo" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_reach_nobody_but_each_other(tmp_path):
+    timelines = write_fake_tokenizer_run(tmp_path / "00_tokenize", num_subjects=40, seed=5)
+    write_fake_backbone_run(tmp_path / "01_pretrain", timelines)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests.privacy.chain import cut_network\ncut_network()\n"
+    )
+    command = [
+        *TWO_RANKS, "03_extract_reps.py", "--max_length=64", "--layers=[-1]", f"--timelines_dir={timelines}",
+        f"--backbone_dir={tmp_path / '01_pretrain'}", f"--output_dir={tmp_path / 'out'}",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "NETWORK" not in done.stderr
+    paths = list((tmp_path / "out").rglob("*"))
+    assert paths
+    assert not [path for path in paths if path.lstat().st_mode & 0o007]
