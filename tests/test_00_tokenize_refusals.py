@@ -119,7 +119,7 @@ def test_directory_of_another_run_ends_with_code_2(tmp_path: Path):
     ("rows", "message"),
     [
         ([("P00", "H00", "train")], "lacks 9 of the 10 patients"),
-        ([(f"P{i:02d}", f"H{i:02d}", "dev") for i in range(10)], r"holds \['dev'\]; expected train, val, test"),
+        ([(f"P{i:02d}", f"H{i:02d}", "dev") for i in range(10)], r"holds 1 words other than train, val, test"),
     ],
 )
 def test_bad_split_leaves_nothing(tmp_path: Path, rows: list, message: str):

@@ -17,6 +17,8 @@ STAGES = [script.stem for script in SCRIPTS]
 FLOOR = {
     "artifacts",
     "config",
+    "error_text",
+    "file_access",
     "file_lock",
     "run",
     "distributed",
@@ -24,6 +26,7 @@ FLOOR = {
     "search_config",
     "extraction_config",
     "modality",
+    "offline",
 }
 # library -> where it may be imported
 HOMES = {

@@ -53,6 +53,7 @@ class PrintedTable:
 def write_tables(sections: list[Section], directory: Path) -> None:
     """Write NAME.csv and NAME.tex (booktabs) for each table of the sections."""
     for table in (table for section in sections for table in section.tables):
+        artifacts.check_file_word(table.name, "table")
         artifacts.write_text(directory / f"{table.name}.csv", table.numbers.write_csv())
         artifacts.write_text(directory / f"{table.name}.tex", format_latex(table))
 

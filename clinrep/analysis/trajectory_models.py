@@ -69,6 +69,7 @@ def build_trajectory_section(study: Study) -> Section:
             table = build_table(numbers, study, scaled_by)
             tables.append(table)
             if numbers["num_events"].null_count() == 0:  # the summary's log-likelihoods tell them
+                artifacts.check_file_word(table.name, "table")
                 artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", one.logit.summary)
     overview = build_overview(pl.concat(results), study)
     held_out = build_check_table(study.people.hide_scored(pl.DataFrame(checks, schema=_CHECK_SCHEMA)), study)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from clinrep.config import InputError
 # Folders of a run that no result is read from, which may be removed, or go on growing with the search they are of.
 WORK_FOLDERS = frozenset({"checkpoints", "search", "tensorboard", "token_store", "trials", "workers"})
 UNRECORDED = frozenset({("DONE",), ("STOPPED",), ("run.log",)})  # written after the digests, or the digests themselves
+_FILE_WORD = re.compile(r"[\w=][\w=.-]{0,99}")
 
 
 @contextmanager
@@ -35,12 +37,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def open_to_others(path: Path) -> None:
-    """Give a folder and what is in it the modes that new ones have: some libraries write for the owner alone."""
-    mask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(mask)
-    for one in [path, *path.rglob("*")]:
-        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
+def check_file_word(word: str, what: str) -> None:
+    """Refuse a word of a table or of the settings, part of file names, that could lead into another folder.
+
+    Raises:
+        InputError: it is not of letters, digits, _ = . and -, or begins with one of the last two.
+    """
+    if not _FILE_WORD.fullmatch(word):
+        raise InputError(
+            f"{what} {word[:60]!r} becomes part of file names and must be of letters, digits, _, = and -; rename it"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,6 +106,7 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
     (then that run must be finished) or copied away on its own.
     """
     model = directory / folder if (directory / folder).is_dir() else directory
+    _refuse_pickles(model)
     run = model.parent if (model.parent / "config.yaml").is_file() else None
     if model == directory and not (directory / "model.safetensors").is_file():
         run = directory
@@ -109,6 +116,16 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
         if not path.is_file():
             raise ArtifactError(f"{path} does not exist; {stage}.py writes it into {folder}/")
     return model
+
+
+def _refuse_pickles(model: Path) -> None:
+    """Refuse weights that are a pickle, which may run any code when it is opened."""
+    pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in model.glob(pattern)]
+    if pickles and not (model / "model.safetensors").is_file():
+        raise ArtifactError(
+            f"{model} holds {', '.join(sorted(pickles))} but no model.safetensors; pickles may run any code and are "
+            "never opened: save the model as model.safetensors where it was trained"
+        )
 
 
 def list_tokenizer_files(directory: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from clinrep.artifacts.columns import ARRAY_TYPES, TYPES, ArtifactError
 from clinrep.artifacts.files import atomic_path, read_done
 from clinrep.artifacts.schema import TABLES
 from clinrep.config import lookup
+from clinrep.error_text import describe_error
 
 
 def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = "", part: int = 0) -> Path:
@@ -107,7 +108,9 @@ def _read_part(name: str, path: Path) -> pl.DataFrame:
         frame = pl.read_parquet(path)
     except (pl.exceptions.ComputeError, OSError) as error:
         stage = TABLES[name].stage
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); run {stage}.py again") from error
+        raise ArtifactError(
+            f"{path} is not a readable Parquet file ({describe_error(error)}); run {stage}.py again"
+        ) from error
     problem = _find_problem(name, frame, path)
     if problem:
         raise ArtifactError(f"{problem}; {TABLES[name].stage}.py writes it: run it again")

@@ -125,6 +125,7 @@ def _load(
             dtype=torch.float32,
             attn_implementation=attention,
             local_files_only=True,
+            use_safetensors=True,  # a pickle beside it is never opened
             output_loading_info=True,
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -229,7 +230,8 @@ def load_classifier(config: FinetuneConfig) -> LlamaClassifier:
         _check_classifier(directory.parent, config)
     if config.from_scratch:
         distributed.seed_torch(distributed.derive_seed(config.seed, "model"))
-        return LlamaClassifier(LlamaConfig.from_pretrained(directory, attn_implementation="sdpa"))
+        shape = LlamaConfig.from_pretrained(directory, attn_implementation="sdpa", local_files_only=True)
+        return LlamaClassifier(shape)
     distributed.seed_torch(distributed.derive_seed(config.seed, "head"))
     return _load(LlamaClassifier, directory, frozenset({"score.weight"}) if config.backbone_dir else frozenset())
 
@@ -286,7 +288,7 @@ def _find_for_sequences(config: SequenceConfig) -> Path:
     else:
         directory = artifacts.find_model(Path(str(config.classifier_dir)), "classifier", "02_finetune")
     check_model_fits(directory, Path(config.timelines_dir))
-    longest = LlamaConfig.from_pretrained(directory).max_position_embeddings
+    longest = LlamaConfig.from_pretrained(directory, local_files_only=True).max_position_embeddings
     if config.max_length > longest:
         raise InputError(f"max_length is {config.max_length} but {directory} accepts at most {longest}; lower it")
     return directory

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from clinrep.config import InputError
 from clinrep.ehr.clif import Kind
+from clinrep.error_text import describe_error
 
 BATCH_ROWS = 1 << 20
 # Text columns are decoded straight to dictionary indices; a mixed-radix number over this many
@@ -63,7 +64,7 @@ class TableScan:
             for record in file.iter_batches(BATCH_ROWS, columns=list(self.columns)):
                 yield self._read(record)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.path} is damaged ({error}); export it again") from error
+            raise InputError(f"{self.path} is damaged ({describe_error(error)}); export it again") from error
 
     def _read(self, record: pa.RecordBatch) -> Batch:
         batch = Batch(record.num_rows, {}, {}, {}, {})

@@ -51,6 +51,7 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
     directory = config.run_dir
     try:
+        _check_paths(config)
         inputs = _fingerprint_inputs(config)
         if _is_already_done(stage, config, directory, inputs):
             return Preparation(is_done=True, inputs=inputs)
@@ -64,6 +65,25 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     except OSError as error:
         return Preparation(error=f"an input cannot be read or --output_dir {directory} cannot be written: {error}")
     return Preparation(inputs=inputs, made=made, was_empty=was_empty, lock=lock)
+
+
+def _check_paths(config: StageConfig) -> None:
+    """Refuse paths that no file can have, and an output directory whose links would let a run write elsewhere."""
+    for key, value in flatten(config_to_dict(config)).items():
+        if (
+            isinstance(value, str)
+            and "\0" in value
+            and any(part.endswith(("_dir", "_path")) for part in key.split("."))
+        ):
+            raise InputError(f"--{key} holds a NUL character, which no path can; correct it")
+    directory = config.run_dir
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+                raise InputError(
+                    f"{path} is a link to outside of --output_dir, where nothing may be written; replace it by what it "
+                    "links to, or choose another --output_dir"
+                )
 
 
 def _lock(directory: Path) -> int:
@@ -202,7 +222,8 @@ def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs
             continue
         if key in inputs and key in saved_inputs:
             continue  # a path: what counts is what lies there, compared below
-        differences.append(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}")
+        words = f"{key} was {saved.get(key)!r}, now {now.get(key)!r}"
+        differences.append(f"{key} are others" if key.endswith("subject_ids") else words)
     for key in sorted(inputs.keys() & saved_inputs.keys()):
         if inputs[key] != saved_inputs[key]:
             differences.append(f"the content of {key} has changed")

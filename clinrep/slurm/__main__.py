@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clinrep.config import InputError
+from clinrep.file_access import limit_access
 from clinrep.run import EXIT_INPUT
 from clinrep.slurm import jobs, sbatch_file
 from clinrep.slurm.check import check_commands
@@ -59,7 +60,8 @@ def main(words: Sequence[str]) -> int:
     if rest and options.command != "submit":
         raise InputError(f"unknown words {' '.join(rest)}; see python -m clinrep.slurm {options.command} --help")
     options.flags = [word for word in rest if word != "--"]
-    return int(options.call(options))
+    with limit_access("owner_and_group"):  # logs and folders; the jobs inherit it
+        return int(options.call(options))
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -189,6 +189,8 @@ def read_grid(directory: Path) -> Grid:
         texts += [text for values in content["combinations"].values() for text in values.values()]
         if not all(isinstance(text, str) for text in [content["stage"], *texts, *content["flags"]]):
             raise ValueError("a value is no text")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content["combinations"]):
+            raise ValueError("a run lies outside of the grid")
         return Grid(**(content | {"directory": directory, "submissions": submissions}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or choose another --grid_dir") from error

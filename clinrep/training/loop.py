@@ -12,10 +12,10 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainerState
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.run import Run, RunError
 from clinrep.stop_signal import StopSignal
-from clinrep.training.arguments import check_settings, make_arguments, place_tensorboard, prepare_model
+from clinrep.training.arguments import check_settings, make_arguments, place_trackers, prepare_model
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.metrics_log import MetricsLog
 from clinrep.training.progress import Progress
@@ -112,7 +112,7 @@ def save_model(model: PreTrainedModel, run: Run, folder: str, companions: Sequen
         (temporary / "generation_config.json").unlink(missing_ok=True)
         for path in companions:
             shutil.copyfile(path, temporary / path.name)
-        artifacts.open_to_others(temporary)
+        file_access.apply_access(temporary)
     logger.info("saved %s", run.directory / folder)
 
 
@@ -136,7 +136,7 @@ def _make_trainer(
     trainer.find_rate_factor = task.find_rate_factor
     trainer.meter, trainer.checkpoints, trainer.evaluate_with = meter, checkpoints, task.evaluate
     trainer.remove_callback(PrinterCallback)
-    place_tensorboard(trainer.callback_handler.callbacks, run)
+    place_trackers(trainer.callback_handler.callbacks, run)
     return trainer
 
 
