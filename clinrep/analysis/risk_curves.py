@@ -16,7 +16,8 @@ from clinrep import artifacts
 from clinrep.analysis.checks import require_same_subjects, require_unique
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.predictions import find_prediction_runs, name_runs
+from clinrep.analysis.classifier_runs import choose_first_seeds, name_runs
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.analysis.probes import FittedProbe
 from clinrep.analysis.risk import name_followed
 from clinrep.analysis.study import Study
@@ -107,8 +108,8 @@ def read_risk(study: Study, site: Site) -> dict[str, dict[str, pl.DataFrame]]:
                 found.setdefault((str(outcome), str(model)), []).append((directory, rows))
     tables: dict[str, dict[str, pl.DataFrame]] = {outcome: {} for outcome in study.outcomes}
     for (outcome, model), runs in sorted(found.items()):
-        differing = name_runs([directory for directory, _ in runs])
-        for name, (_, rows) in zip(differing, runs, strict=True):
+        chosen = choose_first_seeds([directory for directory, _ in runs])  # the figure follows one seed
+        for name, rows in zip(name_runs(chosen), (dict(runs)[directory] for directory in chosen), strict=True):
             words = name.partition(" ")[2]
             label = _CLASSIFIERS.get(model, model) + (f" ({words})" if words else "")
             tables.setdefault(outcome, {})[label] = rows

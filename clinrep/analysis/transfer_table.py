@@ -6,10 +6,13 @@ import polars as pl
 
 from clinrep.analysis.anomalies import METHOD_WORDS
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.performance import format_cells
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.scores import ALL
+from clinrep.analysis.seeds import SEED_WORDS, append_seed_means, drop_unused
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
 
 METRIC = "auroc"
 # subgroup in scores.parquet -> heading, in the order of the paper's columns
@@ -25,12 +28,14 @@ def build_transfer_section(study: Study) -> Section:
     ):
         rows = study.scores.filter(is_wanted)
         if rows.height:
-            tables.append(build_transfer_table(rows, name, f"{title}: AUROC by site", study.config))
+            tables.append(build_transfer_table(rows, study.sites, name, f"{title}: AUROC by site", study.config))
     text = "" if tables else "There are no predictions to compare."
     return Section("transfer_table", "Transfer between sites", text, tables)
 
 
-def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: AnalyzeConfig) -> PrintedTable:
+def build_transfer_table(
+    scores: pl.DataFrame, sites: list[Site], name: str, title: str, config: AnalyzeConfig
+) -> PrintedTable:
     """Return the AUROC of each outcome and model (rows) at each site overall, of inliers and of outliers (columns)."""
     columns = [name for name in COLUMNS if name in set(scores["subgroup"])]
     keys = ["outcome", "model", "probe"]
@@ -46,8 +51,9 @@ def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: An
         ),
         "reason",
     )
+    numbers = drop_unused(append_seed_means(numbers, sites))
     cells = numbers.with_columns(
-        cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
+        cell=format_cells(numbers.columns),
         column=pl.format("{}/{}", "site", "subgroup"),
     )
     printed = cells.pivot("column", index=keys, values="cell", maintain_order=True)
@@ -57,18 +63,19 @@ def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: An
         outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
         model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
     )
-    sites = [site for site in config.timelines_dir if site in set(numbers["site"])]
+    names = [site for site in config.timelines_dir if site in set(numbers["site"])]
     headings = {"outcome": "Outcome", "model": "Model"}
-    for site in sites:
+    for site in names:
         for subgroup in columns:
             key = f"{site}/{subgroup}"
-            where = f"{site}, {COLUMNS[subgroup]}" if len(sites) > 1 else COLUMNS[subgroup].capitalize()
+            where = f"{site}, {COLUMNS[subgroup]}" if len(names) > 1 else COLUMNS[subgroup].capitalize()
             headings[key] = where
             if key not in printed.columns:
                 printed = printed.with_columns(pl.lit(None, pl.String).alias(key))
             printed = printed.with_columns(pl.col(key).fill_null("no such stay"))
     words, _ = to_words(printed.with_columns(site=pl.lit("")), headings)
-    return PrintedTable(name, title, _caption(config, len(columns) > 1), numbers, words, num_keys=1)
+    caption = _caption(config, len(columns) > 1) + (f" {SEED_WORDS}" if "num_seeds" in numbers.columns else "")
+    return PrintedTable(name, title, caption, numbers, words, num_keys=1)
 
 
 def _caption(config: AnalyzeConfig, is_split: bool) -> str:
