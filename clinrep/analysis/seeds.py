@@ -10,9 +10,9 @@ from clinrep.analysis.classifier_runs import ClassifierRun
 from clinrep.analysis.inputs import Site
 
 SEED_WORDS = (
-    "Rows 'mean of K seeds' give the mean of the scores, never of the predictions, of K runs that differ in the seed of "
-    "their training alone \N{PLUS-MINUS SIGN} their standard deviation (of the sample, K \N{MINUS SIGN} 1), which is of "
-    "the chance in training; intervals, of single seeds alone, are of the chance in who the patients are."
+    "Rows 'mean of K seeds' give the mean of the scores, never of the predictions, of K runs that differ in the seed "
+    "of their training alone \N{PLUS-MINUS SIGN} their standard deviation (of the sample: K \N{MINUS SIGN} 1), which "
+    "is of the chance in training; the intervals of single seeds are of the chance in who the patients are."
 )
 
 

@@ -6,8 +6,9 @@
   python -m clinrep.slurm status 02_finetune --rerun
   python -m clinrep.slurm study configs/ehr/manuscript/study.yaml --clif_dir.mimic DIR --clif_dir.ucmc DIR
 
-A study is all stages at all sites, each run after those it reads (docs/slurm.md). What submit does not know (--outcome above) is a flag of the stage, the same for every run. Jobs ask for what the
+What submit does not know (--outcome above) is a flag of the stage, the same for every run. Jobs ask for what the
 #SBATCH lines of slurm/<stage>.sbatch say, and run its launch line. Each run has its own folder in --grid_dir.
+A study is the runs of several stages at several sites in one YAML, each after those it reads (docs/slurm.md).
 """
 
 from __future__ import annotations

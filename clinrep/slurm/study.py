@@ -112,8 +112,8 @@ def _find_inputs(
         if len(fits) != 1:
             keys = [key for key in dict.fromkeys([*config.steps[other].vary, "outcome"]) if key in values]
             raise InputError(
-                f"steps.{step}: inputs.{setting} names {other}, of whose {len(combinations[other])} runs {len(fits)} fit "
-                f"{' '.join(f'{key}={values[key]}' for key in keys) or 'this step'}, but one must; {other} varies "
+                f"steps.{step}: inputs.{setting} names {other}, of whose {len(combinations[other])} runs {len(fits)} "
+                f"fit {' '.join(f'{key}={values[key]}' for key in keys) or 'this step'}, but one must; {other} varies "
                 f"{', '.join(config.steps[other].vary) or 'nothing'}: name these here too, with values that it has"
             )
         found[setting] = str(Path(_find_output_dir(config, other), fits[0]))
