@@ -21,9 +21,12 @@ STEPS = {
         "stage": "02_finetune", "site": "site", "folder": "a=1", "inputs": {"backbone_dir": "pretrain"},
         "vary": {"outcome": ["icu_admission"], "seed": [1, 2]},
     },
-    "pretrain": {"stage": "01_pretrain", "site": "site", "folder": "a=1", "vary": {"seed": [1, 2]}, "settings": SETTINGS},
+    "pretrain": {
+        "stage": "01_pretrain", "site": "site", "folder": "a=1", "vary": {"seed": [1, 2]}, "settings": SETTINGS,
+    },
     "bad": {
-        "stage": "01_pretrain", "site": "site", "folder": "b=1", "settings": SETTINGS | {"training.learning_rate": 1e30},
+        "stage": "01_pretrain", "site": "site", "folder": "b=1",
+        "settings": SETTINGS | {"training.learning_rate": 1e30},
     },
     "after_bad": {
         "stage": "02_finetune", "site": "site", "folder": "b=1", "inputs": {"backbone_dir": "bad"},
