@@ -79,8 +79,7 @@ def _make_grids(config: StudyConfig) -> dict[str, Grid]:
         }
         fixed = list_flags(one.settings)
         flags = [f"--config={folder}/{one.stage}.yaml" for folder in config.config_dirs[1:]]
-        for setting, text in fixed.items():  # after =, jsonargparse takes a sentence with a full stop for a nested key
-            flags += [f"--{setting}={text}"] if text.startswith("-") else [f"--{setting}", text]
+        flags += [f"--{setting}={text}" for setting, text in fixed.items()]
         with_inputs = {
             name: values | _find_inputs(step, fixed | values, config, combinations)
             for name, values in combinations[step].items()

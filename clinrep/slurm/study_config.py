@@ -105,8 +105,10 @@ class StudyConfig:
 
 
 def to_text(value: Any) -> str:
-    """Return a value as a flag has it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value as a flag has it; quotes that keep jsonargparse from reading a sentence with a colon as a group go."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def list_flags(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -160,6 +160,9 @@ def test_make_manuscript_reports_on_the_sites_it_ran(small):
     assert two.published_sites == {"mimic": "source", "ucmc": "second"}
     assert list(one.representations_dir) == ["sample"]
     assert one.logistic_regression.c == 0.01
+    assert two.data_notice.startswith("Two simulated hospitals (python -m clinrep.ehr.simulate): no number")
+    demo = yaml.safe_load((ROOT / "configs/ehr/demo/04_analyze.yaml").read_text())["data_notice"]
+    assert one.data_notice == demo
     assert small["tokenize_second", ""].tokenizer_dir == small["tokenize_source", ""].output_dir
     assert small["extract_second", ""].backbone_dir == str(Path(small["pretrain_source", ""].output_dir))
     assert small["pretrain_source", ""].model.hidden_size == 64, "of the small settings, read last"
