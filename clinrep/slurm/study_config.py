@@ -105,7 +105,7 @@ class StudyConfig:
 
 
 def to_text(value: Any) -> str:
-    """Return a value as a flag has it, less the quotes by which jsonargparse takes a colon in a sentence for no group."""
+    """Return a value as a flag has it, less the quotes that keep a sentence with a colon from being read as a group."""
     if not isinstance(value, str):
         return json.dumps(value)
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
