@@ -34,6 +34,8 @@ class Study:
     """What `score_predictions` returns."""
     inputs: dict[str, StayInputs] = field(default_factory=dict)
     """What the modality reads of each site's timelines; {} where no setting needs it."""
+    leaks: pl.DataFrame | None = None
+    """What the modality's audit found at each site: site, severity, check, outcome, token, num_subjects, detail."""
 
     @cached_property
     def people(self) -> People:
