@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.scores import ALL
+from clinrep.analysis.seeds import SEED_WORDS, append_seed_means, drop_unused, format_mean
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.tables import PrintedTable, format_score, print_model, print_outcome, to_words
 
@@ -21,7 +24,8 @@ def build_performance_section(study: Study) -> Section:
 def _build_score_table(study: Study) -> PrintedTable:
     config = study.config
     scores = mark_few_events(study.scores.filter(subgroup=ALL), study)
-    numbers = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
+    hidden = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
+    numbers = drop_unused(append_seed_means(hidden, study.sites))
     printed = pivot_scores(numbers, ["site", "outcome", "num_subjects", "num_events", "model", "probe"], config)
     headings = {
         "outcome": "Outcome",
@@ -41,6 +45,7 @@ def _build_score_table(study: Study) -> PrintedTable:
         "recalibration of the log-odds, 1 and 0 where probabilities are right. Probes were fitted on the train split "
         f"of site {config.fitted_site}."
     )
+    caption += f" {SEED_WORDS}" if "num_seeds" in numbers.columns else ""
     return PrintedTable("scores", "Performance on held-out patients", caption, numbers, words, num_keys + 4)
 
 
@@ -69,13 +74,23 @@ def mark_few_events(scores: pl.DataFrame, study: Study) -> pl.DataFrame:
     return marked.drop("num_event_patients", "num_other_patients")
 
 
+def format_cells(columns: list[str]) -> pl.Expr:
+    """Return the words of each score, and of the mean over seeds where the frame has the columns of one."""
+    names = [name for name in ("estimate", "low", "high", "reason", "num_seeds", "sd") if name in columns]
+
+    def format_row(row: dict[str, Any]) -> str:
+        return format_mean(row) if row.get("num_seeds") else format_score(row)
+
+    return pl.struct(names).map_elements(format_row, pl.String)
+
+
 def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -> pl.DataFrame:
     """Return a row for each value of `keys` with a printed column a metric, outcome and model in words, and prevalence.
 
     Numbers from few events end in `FEW_EVENTS`.
     """
     mark = pl.when(pl.col("note").is_not_null() & pl.col("estimate").is_not_null()).then(pl.lit(FEW_EVENTS))
-    cell = pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
+    cell = format_cells(scores.columns)
     printed = scores.select(*keys, "metric", cell=cell + mark.otherwise(pl.lit("")))
     return printed.pivot("metric", index=keys, values="cell", maintain_order=True).with_columns(
         outcome=print_outcome(config),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clinrep import artifacts
 from clinrep.analysis.checks import require_same_subjects, require_unique
-from clinrep.analysis.classifier_runs import name_runs
+from clinrep.analysis.classifier_runs import choose_first_seeds, name_runs
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.predictions import find_prediction_runs
@@ -93,6 +93,8 @@ class FollowedStays:
 def read_risk(study: Study, site: Site) -> dict[str, dict[str, pl.DataFrame]]:
     """Return the test stays' rows of `risk_over_time` by outcome and by model in words: fine-tuned ones, then probes.
 
+    Of runs that differ in their seed alone there is that of the lowest: curves are of one model each.
+
     Raises:
         InputError: a classifier's table lacks labelled test stays or has others.
     """
@@ -108,8 +110,8 @@ def read_risk(study: Study, site: Site) -> dict[str, dict[str, pl.DataFrame]]:
                 found.setdefault((str(outcome), str(model)), []).append((directory, rows))
     tables: dict[str, dict[str, pl.DataFrame]] = {outcome: {} for outcome in study.outcomes}
     for (outcome, model), runs in sorted(found.items()):
-        differing = name_runs([directory for directory, _ in runs])
-        for name, (_, rows) in zip(differing, runs, strict=True):
+        chosen = choose_first_seeds([directory for directory, _ in runs])
+        for name, rows in zip(name_runs(chosen), (dict(runs)[directory] for directory in chosen), strict=True):
             words = name.partition(" ")[2]
             label = _CLASSIFIERS.get(model, model) + (f" ({words})" if words else "")
             tables.setdefault(outcome, {})[label] = rows

@@ -136,7 +136,8 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
             f"panel, drawn at random from the {told[2]} of {told[3]} labelled stays that every "
             "model follows. The band is the spread of stays, not the uncertainty of the mean. By hours, what was said "
             f"at the last token stands until the next. {below}A curve is drawn where {least} stays or more contribute, "
-            "of as many patients as a cell may count. URT: trained on sequences cut at a uniformly random token."
+            "of as many patients as a cell may count. URT: trained on sequences cut at a uniformly random token. "
+            "Of classifiers that differ in their seed alone, that of the lowest seed."
         )
         return save_figure(figure, study.figures_dir, f"risk_over_time_{site.name}_{outcome}", title, caption)
 

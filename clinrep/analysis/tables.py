@@ -135,6 +135,7 @@ _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
     | {"\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~", "\N{MINUS SIGN}": "$-$", "\N{INFINITY}": r"$\infty$"}
+    | {"\N{PLUS-MINUS SIGN}": r"$\pm$"}
 )
 
 

@@ -23,7 +23,11 @@ def check_commands(commands: Sequence[Command], is_pending: bool = False) -> Non
     Raises:
         InputError: names the stage, the setting and what was found.
     """
-    configs = [(command.stage, read_config(command)) for command in commands]
+    check_configs([(command.stage, read_config(command)) for command in commands], is_pending)
+
+
+def check_configs(configs: Sequence[tuple[str, Any]], is_pending: bool = False) -> None:
+    """Refuse what `check_commands` does, of pairs of a stage and its config."""
     outputs: dict[Path, Any] = {}
     known: dict[tuple[str, str], Path] = {}
     for stage, config in configs:
