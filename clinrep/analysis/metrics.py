@@ -91,7 +91,7 @@ class Sums:
 
     @property
     def total(self) -> Floats:
-        """(R,) weight of all stays."""
+        """(R,) weight of all."""
         raise NotImplementedError
 
     @property
@@ -120,13 +120,12 @@ class Sums:
         found = np.full((len(self.total), 2), np.nan)
         if expansion is None and (len(found) == 1 or not 0 < ranking.labels.sum() < ranking.labels.size):
             return found
-        if expansion is not None:
-            found = solve(expansion, self.expansion_sums)
+        found = found if expansion is None else solve(expansion, self.expansion_sums)
         rest = np.flatnonzero(~np.isfinite(found[:, 1]))
         if rest.size:
             start = None if expansion is None else expansion.estimate
-            logits = compute_logits(ranking.stay_probabilities)
-            found[rest] = np.stack(recalibrate(ranking.labels, logits, self.weigh_stays(rest), start), axis=1)
+            data = ranking.labels, compute_logits(ranking.stay_probabilities), self.weigh_stays(rest)
+            found[rest] = np.stack(recalibrate(*data, start), axis=1)
         return found
 
 
@@ -163,9 +162,9 @@ class Tally(Sums):
         """Weights (R, G) with and without the event by merged group."""
         starts, has_event = self.ranking.merged
         at = np.flatnonzero(self.ranking.labels)
-        events = np.take(self.weights, at, axis=1)
         positives = np.zeros((len(self.weights), starts.size))
         if at.size:
+            events = np.take(self.weights, at, axis=1)
             positives[:, has_event] = _sum_groups(events, np.searchsorted(at, starts[has_event]))
         negatives = self.weights.copy()
         negatives[:, at] = 0
@@ -226,8 +225,7 @@ def compute_auroc(tally: Sums) -> Floats:
     above = np.cumsum(positives, axis=1)
     total = above[:, -1].copy()
     above -= 0.5 * positives
-    wins = np.einsum("rg,rg->r", above, negatives)
-    return _divide(wins, total * negatives.sum(axis=1))
+    return _divide(np.einsum("rg,rg->r", above, negatives), total * negatives.sum(axis=1))
 
 
 def compute_auprc(tally: Sums) -> Floats:
@@ -244,9 +242,8 @@ def compute_auprc(tally: Sums) -> Floats:
     true = np.cumsum(positives, axis=1)
     # groups of no weight have no precision and add nothing
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
-    gain = np.einsum("rg,rg->r", precision, positives)
     num_positives = true[:, -1] if true.shape[1] else np.zeros(len(true))
-    return _divide(gain, np.where(num_negatives > 0, num_positives, 0))
+    return _divide(np.einsum("rg,rg->r", precision, positives), np.where(num_negatives > 0, num_positives, 0))
 
 
 def compute_brier(tally: Sums) -> Floats:

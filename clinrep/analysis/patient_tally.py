@@ -28,7 +28,7 @@ class Draws:
 
     @cached_property
     def weights(self) -> Floats:
-        """(P, R)"""
+        """(P, R) the counts times what each draw weighs."""
         weights = self.counts.astype(np.float64)
         weights[: self.num_with] *= self.scales[0]
         weights[self.num_with :] *= self.scales[1]
