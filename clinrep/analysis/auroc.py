@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from clinrep.analysis.scores import explain_no_interval, explain_too_few
 def score_auroc(
     labels: NDArray[np.bool_],
     patients: NDArray[np.intp],
-    probabilities: dict[str, Floats],
+    probabilities: Mapping[Any, Floats],
     config: AnalyzeConfig,
     seed: int,
 ) -> list[dict[str, Any]]:

@@ -77,24 +77,54 @@ def _name_lacking(site: Site, tables: dict[str, dict[str, pl.DataFrame]]) -> lis
 def _score(study: Study, site: Site, outcome: str, stays: FollowedStays) -> list[dict[str, Any]]:
     """Return the AUROC of every model at the hours and numbers of tokens of the settings, on stays all models reach."""
     settings = study.config.risk_figure
-    axes: dict[str, tuple[list[Any], dict[str, Floats]]] = {}
     hours, counts = np.array(settings.hours, dtype=np.float64), np.array(settings.num_tokens, dtype=np.int64)
-    axes["hours"] = settings.hours, {name: one.at_hours(hours) for name, one in stays.models.items()}
-    axes["num_tokens"] = settings.num_tokens, {name: one.at_tokens(counts) for name, one in stays.models.items()}
-    rows = []
+    axes: dict[str, tuple[list[Any], dict[str, Floats]]] = {
+        "hours": (settings.hours, {name: one.at_hours(hours) for name, one in stays.models.items()}),
+        "num_tokens": (settings.num_tokens, {name: one.at_tokens(counts) for name, one in stays.models.items()}),
+    }
+    # points that the same stays reach share the replicates, whose drawing costs as much as a model
+    reached: dict[bytes, list[tuple[str, int]]] = {}
     for axis, (points, values) in axes.items():
-        for index, at in enumerate(points):
-            of_point = {name: of_model[:, index] for name, of_model in values.items()}
-            is_reached = np.isfinite(np.stack(list(of_point.values()))).all(axis=0)
-            scored = score_auroc(
-                stays.labels[is_reached],
-                stays.patients[is_reached],
-                {name: of_model[is_reached] for name, of_model in of_point.items()},
-                study.config,
-                derive_seed(study.config.seed, f"risk_over_time/{site.name}/{outcome}/{axis}/{at:g}"),
-            )
-            rows += [{"site": site.name, "outcome": outcome, "axis": axis, "at": float(at), **row} for row in scored]
-    return rows
+        is_reached = np.all(np.isfinite(np.stack(list(values.values()))), axis=0)  # (N, G)
+        for index in range(len(points)):
+            reached.setdefault(is_reached[:, index].tobytes(), []).append((axis, index))
+    scored: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for packed, places in reached.items():
+        scored |= _score_points(study, site, outcome, stays, np.frombuffer(packed, dtype=bool), places, axes)
+    where = {"site": site.name, "outcome": outcome}
+    return [
+        where | {"axis": axis, "at": float(at)} | row
+        for axis, (points, _) in axes.items()
+        for index, at in enumerate(points)
+        for row in scored[axis, index]
+    ]
+
+
+def _score_points(
+    study: Study,
+    site: Site,
+    outcome: str,
+    stays: FollowedStays,
+    is_reached: NDArray[np.bool_],
+    places: list[tuple[str, int]],
+    axes: dict[str, tuple[list[Any], dict[str, Floats]]],
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Return the rows of the points, each an axis and an index on it, that these stays (N,) and no others reach."""
+    probabilities = {
+        (axis, index, name): values[is_reached, index]
+        for axis, index in places
+        for name, values in axes[axis][1].items()
+    }
+    axis, index = places[0]
+    seed = f"risk_over_time/{site.name}/{outcome}/{axis}/{axes[axis][0][index]:g}"
+    rows = score_auroc(
+        *(stays.labels[is_reached], stays.patients[is_reached], probabilities, study.config),
+        derive_seed(study.config.seed, seed),
+    )
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {place: [] for place in places}
+    for (axis, index, name), row in zip(probabilities, rows, strict=True):
+        found[axis, index].append(row | {"model": name})
+    return found
 
 
 def choose_stays(labels: NDArray[np.bool_], config: AnalyzeConfig, seed: int) -> NDArray[np.intp]:
