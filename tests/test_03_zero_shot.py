@@ -175,8 +175,8 @@ def test_two_ranks_share_the_stays_and_write_the_same_files(root, monkeypatch):
     assert done.returncode == 0, done.stderr
     compare(root / "alone", root / "ranks")
     assert list_tables(root / "ranks") == list_tables(root / "alone")
-    tables = {"representations", "trajectories", "hidden_states", "zero_shot", "information"}
-    assert {name.split("/")[0] for name in list_tables(root / "ranks")} == tables
+    tables = {"representations", "trajectories", "hidden_states", "zero_shot", "information", "token_embeddings"}
+    assert {Path(name).parts[0].removesuffix(".parquet") for name in list_tables(root / "ranks")} == tables
     rows = [artifacts.read_done(root / name, STAGE)["rows"] for name in ("ranks", "alone")]
     assert rows[0] == rows[1]
 
