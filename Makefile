@@ -10,6 +10,8 @@ RISK_RUN := runs/known_risk
 PAPER_RUN := runs/manuscript_small
 # One process a core: small tensors gain little from threads.
 TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --nproc_per_node 2
+# A file's tests stay in one process, so its fixtures are made once. The drills, Slurm and the browser run alone.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
@@ -66,7 +68,7 @@ known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an
 	@echo "$(RISK_RUN)/report_zero_shot/report.md"
 
 test: setup  ## Run every test but the drills and those on a Slurm
-	$(VENV) -m pytest -m "not drill and not slurm and not browser"
+	$(TWO_AT_A_TIME) -m "not drill and not slurm and not browser"
 
 test-slurm: setup  ## Grids here, and the sbatch files on a private Slurm (root, Debian packages); several minutes
 	$(VENV) -m pytest -m slurm -rA tests/slurm
@@ -82,7 +84,7 @@ check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .
 	$(VENV) -m ruff check .
 	$(VENV) -m mypy clinrep $(wildcard 0*.py)
-	$(VENV) -m pytest -m "not slow and not slurm and not browser"
+	$(TWO_AT_A_TIME) -m "not slow and not slurm and not browser"
 
 format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .

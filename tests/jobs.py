@@ -57,7 +57,7 @@ class Job:
 
     def wait(self) -> int:
         try:
-            return self.process.wait(timeout=150)
+            return self.process.wait(timeout=300)
         finally:
             self.process.kill()
 
@@ -75,7 +75,7 @@ class Job:
     def stop_after(self, step: int, which: signal.Signals, is_for_all: bool = False) -> int:
         """Send a signal once `step` is done, to the process or to its children too, and return the exit code."""
         metrics = self.directory / "metrics.jsonl"
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while not (metrics.is_file() and f'"step": {step},' in metrics.read_text()):
             assert self.process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline, self.log_path.read_text()

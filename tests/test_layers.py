@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ HOMES = {
 }  # fmt: skip
 
 
+@cache
 def find_imports(path: Path) -> set[str]:
     """Return every module that `path` imports, also inside functions, but not for types only."""
     tree = ast.parse(path.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -249,8 +250,7 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
     """Write what a later reader needs to rerun and to trust the run; a resumed run keeps its earlier sessions."""
     (directory / "STOPPED").unlink(missing_ok=True)
     artifacts.write_text(directory / "config.yaml", config_to_yaml(config))
-    packages = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()})
-    artifacts.write_text(directory / "environment.txt", "\n".join(packages) + "\n")
+    artifacts.write_text(directory / "environment.txt", "\n".join(_list_packages()) + "\n")
     session = {
         "command": sys.argv,
         "commit": _ask_git("rev-parse", "HEAD"),
@@ -270,6 +270,12 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
     input_runs = describe_input_runs(list_inputs(config))
     provenance = {"stage": stage, "inputs": inputs, "input_runs": input_runs, **session, "resumed": resumed}
     artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+
+
+@functools.cache
+def _list_packages() -> tuple[str, ...]:
+    """Return the installed packages as NAME==VERSION; read once, as trials of a search open many runs."""
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}))
 
 
 def is_code_changed() -> bool | None:

@@ -175,7 +175,7 @@ def test_figure_has_every_model_and_the_probe_and_row_order_changes_nothing(tmp_
         write_risk(site, is_urt=True)
         write_states(site, num_stays=60)
         out = run(tmp_path / f"out{shuffle}", *site.flags("demo"), "--risk_over_time=true", f"--outcomes=[{OUTCOME}]")
-        files.append((out / "figures" / f"risk_over_time_demo_{OUTCOME}.pdf").read_bytes())
+        files.append((out / "figures" / f"risk_over_time_demo_{OUTCOME}.png").read_bytes())
         models = pl.read_csv(out / "tables" / "risk_auroc_by_hours.csv")["model"].unique(maintain_order=True).to_list()
         assert models == ["Fine-tuned", "Fine-tuned, URT", "Logistic regression, URT"]
         assert "No risk over time" not in (out / "report.html").read_text()
