@@ -17,6 +17,7 @@ STAGES = [script.stem for script in SCRIPTS]
 FLOOR = {
     "artifacts",
     "config",
+    "directory_lock",
     "file_lock",
     "run",
     "run_directory",

@@ -1,5 +1,6 @@
 """The tables that cross stages: schema, checked read, atomic write, DONE."""
 
+from clinrep.artifacts.durable import is_temporary, make_folder, remove_leftovers, sync
 from clinrep.artifacts.files import (
     atomic_path,
     find_model,
@@ -40,14 +41,18 @@ __all__ = [
     "find_runs",
     "fingerprint",
     "fingerprint_file",
+    "is_temporary",
     "iterate_table",
     "list_tokenizer_files",
+    "make_folder",
     "make_lists",
     "open_to_others",
     "read_done",
     "read_table",
     "read_table_file",
     "read_weight_header",
+    "remove_leftovers",
+    "sync",
     "write_done",
     "write_frames",
     "write_table",

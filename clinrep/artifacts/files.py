@@ -5,30 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clinrep.artifacts import durable
 from clinrep.artifacts.schema import ArtifactError
 from clinrep.config import InputError
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary name beside `path` that takes its place, kept even if power fails, when the block succeeds."""
+    durable.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    durable.remove(temporary)  # of a killed process that had the same number
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)  # os.replace does not replace a folder that holds files
-        os.replace(temporary, path)
+        durable.put_in_place(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        durable.remove(temporary)
 
 
 def open_to_others(path: Path) -> None:
