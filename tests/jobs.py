@@ -45,9 +45,12 @@ def write_workshop(folder: Path, settings: dict[str, Any], num_subjects: int) ->
 class Job:
     """A running script and its output directory."""
 
-    def __init__(self, command: list[str], directory: Path) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, log_path: Path | None = None, count_path: Path | None = None
+    ) -> None:
         self.directory = directory
-        self.log_path = directory.with_suffix(".log")
+        self.log_path = log_path or directory.with_suffix(".log")
+        self.count_path = count_path or directory.with_suffix(".count")
         # one thread a process: two cores, and sums in the same order every time
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log_path.open("w") as log:

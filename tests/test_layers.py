@@ -18,6 +18,7 @@ STAGES = [script.stem for script in SCRIPTS]
 FLOOR = {
     "artifacts",
     "config",
+    "directory_lock",
     "error_text",
     "file_access",
     "file_lock",

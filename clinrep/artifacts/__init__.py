@@ -2,6 +2,7 @@
 
 from clinrep.artifacts.columns import ArtifactError, Column, Table
 from clinrep.artifacts.describe import describe_tables
+from clinrep.artifacts.durable import is_temporary, make_folder, remove_leftovers, sync
 from clinrep.artifacts.files import (
     atomic_path,
     check_file_word,
@@ -9,6 +10,7 @@ from clinrep.artifacts.files import (
     find_runs,
     fingerprint,
     fingerprint_file,
+    fingerprint_text,
     list_recorded,
     list_tokenizer_files,
     read_done,
@@ -44,14 +46,19 @@ __all__ = [
     "find_runs",
     "fingerprint",
     "fingerprint_file",
+    "fingerprint_text",
+    "is_temporary",
     "iterate_table",
     "list_recorded",
     "list_tokenizer_files",
+    "make_folder",
     "make_lists",
     "read_done",
     "read_table",
     "read_table_file",
     "read_weight_header",
+    "remove_leftovers",
+    "sync",
     "write_done",
     "write_frames",
     "write_table",

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clinrep.artifacts import durable
 from clinrep.artifacts.columns import ArtifactError
 from clinrep.config import InputError
 
@@ -23,18 +23,15 @@ _FILE_WORD = re.compile(r"[\w=][\w=.-]{0,99}")
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary name beside `path` that takes its place, kept even if power fails, when the block succeeds."""
+    durable.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    durable.remove(temporary)  # of a killed process that had the same number
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)  # os.replace does not replace a folder that holds files
-        os.replace(temporary, path)
+        durable.put_in_place(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        durable.remove(temporary)
 
 
 def check_file_word(word: str, what: str) -> None:
@@ -157,6 +154,11 @@ def fingerprint_file(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint_text(text: str) -> str:
+    """Return the digest of the file that `write_text` makes of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def fingerprint(path: Path) -> str:

@@ -82,7 +82,12 @@ class Checkpoints:
             "world_size": distributed.get_world_size(),
             "files": _measure_files(self.path(step)),
         }
+        artifacts.sync(self.path(step))
         artifacts.write_text(self.path(step) / MARKER, json.dumps(content) + "\n")
+        self.remove_oldest(step, best_step)
+
+    def remove_oldest(self, step: int, best_step: int | None) -> None:
+        """Delete all but those to keep, of which `step` is the newest; rank 0 calls it."""
         always = {step, best_step}
         by_age = sorted(self._list_steps(), key=lambda found: (found in always, found))
         for old in by_age[: -self.num_kept]:

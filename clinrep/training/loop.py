@@ -157,6 +157,8 @@ def _run_or_skip(trainer: StageTrainer, config: TrainingConfig, first_step: int)
         state = trainer.checkpoints.read_state(first_step)
         # A run killed after its last checkpoint: Trainer would train one step too many.
         if state.global_step >= state.max_steps or is_patience_over(state, config):
+            if distributed.get_rank() == 0:  # killed before it could
+                trainer.checkpoints.remove_oldest(first_step, state.best_global_step)
             return state
     trainer.train(resume_from_checkpoint=str(trainer.checkpoints.path(first_step)) if first_step else None)
     return trainer.state
