@@ -3,8 +3,8 @@
 Reads   timelines_dir.SITE        a finished 00_tokenize.py directory, one for each site
         representations_dir.SITE  a finished 03_extract_reps.py directory of the same site
         predictions_dir.SITE      a finished 02_finetune.py directory, or a folder with one per outcome (optional)
-        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores, inputs, leaks)
-        run.write("class_patients", study.class_patients)
+Writes  scores.parquet, class_patients.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html,
+        leakage.csv, timelines.html (single stays); asked for: risk_over_time.parquet
 Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
 
 Probes and baselines (which read the timelines alone) are fitted on the train split of `train_site` and
