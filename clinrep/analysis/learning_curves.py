@@ -72,7 +72,8 @@ def _draw_panel(panel: Axes, rows: pl.DataFrame) -> None:
             panel.axhspan(row["low"], row["high"], color=UNCHANGED_COLOR, alpha=0.08, linewidth=0)
     starts = [start for start in STARTS if start in set(drawn["start"])]
     for place, start in enumerate(starts):
-        line, points = _find_line(start), drawn.filter(start=start).sort("num_train_stays")
+        of_start = drawn.filter(pl.col("num_train_stays") > 0, start=start)  # 0 is few, and has no logarithm
+        line, points = _find_line(start), of_start.sort("num_train_stays")
         x = points["num_train_stays"].to_numpy() * 1.04 ** (place - (len(starts) - 1) / 2)  # bars beside each other
         y = points["estimate"].to_numpy()
         low, high = (points[name].fill_null(points["estimate"]).to_numpy() for name in ("low", "high"))

@@ -181,6 +181,8 @@ def _draw_site(study: Study, averaged: pl.DataFrame, site: str) -> DrawnFigure:
         f"backbone fitted at {study.config.fitted_site}, which needs no local label; for AUPRC also the prevalence, "
         "that of a model that knows nothing."
     )
+    if rows.filter(pl.col("start") != "unchanged")["num_train_stays"].min() == 0:
+        caption += f" Shares of fewer than {study.config.min_cell_count} local patients are not drawn."
     return save_figure(figure, study.figures_dir, f"local_fine_tuning_{site}", f"Local fine-tuning{where}", caption)
 
 

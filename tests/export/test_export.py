@@ -71,7 +71,7 @@ def write_analysis(directory: Path, min_cell_count: int = 11) -> Path:
     ]
     frame = pl.DataFrame(rows, schema=list(artifacts.TABLES["scores"].columns), orient="row")
     artifacts.write_table("scores", frame.cast({"num_subjects": pl.UInt64, "num_events": pl.UInt64}), directory)
-    people = [("s", "icu_admission", group, 6 if group == "race: often" else events, size - events)
+    people = [("s", "icu_admission", group, 4 if group == "race: often" else events, size - events)
               for group, size, events in counts]  # fmt: skip
     schema = list(artifacts.TABLES["class_patients"].columns)
     counted = pl.DataFrame(people, schema=schema, orient="row")
