@@ -117,15 +117,15 @@ class Sums:
     def recalibration(self) -> Floats:
         """(R, 2) intercept and slope of the labels on the logits; NaN where there are none."""
         expansion, ranking = self.ranking.expansion, self.ranking
-        found = np.full((len(self.total), 2), np.nan)
+        found, starts = np.full((2, len(self.total), 2), [[[np.nan]], [[0]]])
         if expansion is None and (len(found) == 1 or not 0 < ranking.labels.sum() < ranking.labels.size):
             return found
-        found = found if expansion is None else solve(expansion, self.expansion_sums)
+        if expansion is not None:
+            found, starts = solve(expansion, self.expansion_sums)
         rest = np.flatnonzero(~np.isfinite(found[:, 1]))
         if rest.size:
-            start = None if expansion is None else expansion.estimate
             data = ranking.labels, compute_logits(ranking.stay_probabilities), self.weigh_stays(rest)
-            found[rest] = np.stack(recalibrate(*data, start), axis=1)
+            found[rest] = np.stack(recalibrate(*data, starts[rest]), axis=1)
         return found
 
 

@@ -79,7 +79,7 @@ def test_slopes_by_polynomial_are_those_of_newton(prevalence):
     # what the polynomial leaves out is nothing beside the spread of the replicates
     assert (np.abs(found - expected) / expected.std(axis=1, keepdims=True)).max() < 0.005
     sums = ranking.tally(weights[:, ranking.order]).sums[:, :, 2:].sum(axis=1)
-    num_by_polynomial = np.isfinite(solve(ranking.expansion, sums)[:, 1]).sum()
+    num_by_polynomial = np.isfinite(solve(ranking.expansion, sums)[0][:, 1]).sum()
     assert num_by_polynomial > (95 if prevalence == 0.5 else 20)
 
 
