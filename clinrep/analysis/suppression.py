@@ -12,8 +12,8 @@ A table that still has a small number in a column of people is not written but w
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
+from scipy.sparse import csgraph
 
 if TYPE_CHECKING:
     from clinrep.analysis.tables import PrintedTable
@@ -93,26 +94,77 @@ class Cells:
         and, for a reader who knows which cells are small, another small number: as few people as a linear program
         finds (Kelly, Golden and Assad, Networks 22 (1992) 397-417).
         """
-        values, people = np.array(self._values, float), np.array(self._people)
-        is_small = ((people > 0) | np.array(self._hides_zero, bool)) & (people < least)
-        is_hidden = ~np.array(self._is_shown, bool) | is_small
-        matrix = np.zeros((len(self._sums), values.size))
-        for row, (whole, parts) in enumerate(self._sums):
-            matrix[row, parts] = 1
-            matrix[row, whole] = -1
+        answers: dict[_Part, NDArray[np.bool_]] = {}
+        is_hidden = np.zeros(len(self._values), dtype=bool)
+        for cells, part in self._list_parts():
+            if part not in answers:  # a ledger has thousands of the same
+                answers[part] = part.hide(least)
+            is_hidden[cells] = answers[part]
+        return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
+
+    def _list_parts(self) -> Iterator[tuple[NDArray[np.intp], _Part]]:
+        """Yield the cells that sums tie together, with what ties them; no others tell of them."""
+        size = len(self._values)
+        ties = np.array([(whole, part) for whole, parts in self._sums for part in parts], dtype=np.int64).reshape(-1, 2)
+        graph = sparse.coo_array((np.ones(len(ties)), (ties[:, 0], ties[:, 1])), shape=(size, size))
+        _, part_of = csgraph.connected_components(graph, directed=False)
+        sums: dict[int, list[tuple[int, list[int]]]] = {}
+        for whole, parts in self._sums:
+            sums.setdefault(int(part_of[whole]), []).append((whole, parts))
+        order = np.argsort(part_of, kind="stable")
+        ends = np.flatnonzero(np.diff(part_of[order])) + 1
+        for cells in np.split(order, ends) if size else ():
+            place = {int(cell): number for number, cell in enumerate(cells)}
+            own = sums.get(int(part_of[cells[0]]), [])
+            part = _Part(
+                values=tuple(self._values[cell] for cell in cells),
+                people=tuple(self._people[cell] for cell in cells),
+                hides_zero=tuple(self._hides_zero[cell] for cell in cells),
+                is_shown=tuple(self._is_shown[cell] for cell in cells),
+                costs=tuple(self._costs[cell] for cell in cells),
+                sums=tuple((place[whole], tuple(place[one] for one in parts)) for whole, parts in own),
+            )
+            yield cells, part
+
+
+@dataclass(frozen=True)
+class _Part:
+    """C cells that S sums tie together, one entry a cell; equal parts have equal answers."""
+
+    values: tuple[int, ...]
+    people: tuple[int, ...]
+    hides_zero: tuple[bool, ...]
+    is_shown: tuple[bool, ...]
+    costs: tuple[float, ...]
+    sums: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def hide(self, least: int) -> NDArray[np.bool_]:
+        """Return which cells are not to be shown, or never were, bool (C,)."""
+        values, people = np.array(self.values, float), np.array(self.people)
+        is_small = ((people > 0) | np.array(self.hides_zero, bool)) & (people < least)
+        is_hidden: NDArray[np.bool_] = ~np.array(self.is_shown, bool) | is_small
+        if not self.sums:
+            return is_hidden
+        entries = [
+            (row, cell, sign)
+            for row, (whole, parts) in enumerate(self.sums)
+            for cell, sign in ((whole, -1.0), *((part, 1.0) for part in parts))
+        ]
+        rows, columns, signs = (np.array(column) for column in zip(*entries, strict=True))
+        matrix = sparse.csr_array((signs, (rows, columns)), shape=(len(self.sums), values.size))
         highest = np.where(is_small, np.maximum(values, least - 1), np.inf)
-        for cell in np.flatnonzero(is_small & (np.abs(matrix).sum(axis=0) > 0)):
+        for cell in np.flatnonzero(is_small):
             rise = max(1.0, least - values[cell])
             is_hidden |= self._find_moved(matrix, is_hidden, int(cell), rise, np.full(values.size, np.inf))
             is_hidden |= self._find_moved(matrix, is_hidden, int(cell), -1.0 if values[cell] > 1 else 1.0, highest)
-        return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
+        return is_hidden
 
     def _find_moved(
-        self, matrix: NDArray[Any], is_hidden: NDArray[Any], cell: int, move: float, highest: NDArray[Any]
+        self, matrix: sparse.csr_array, is_hidden: NDArray[Any], cell: int, move: float, highest: NDArray[Any]
     ) -> NDArray[Any]:
-        """Return which cells change when `cell` moves, sums staying right and the cost of shown ones least."""
-        values, is_shown = np.array(self._values, float), np.array(self._is_shown)
-        costs = np.where(is_hidden, 0.0, np.array(self._costs))
+        """Return which cells change when `cell` moves, sums (S, C) staying right and the cost of shown ones least."""
+        values, is_shown = np.array(self.values, float), np.array(self.is_shown)
+        costs = np.where(is_hidden, 0.0, np.array(self.costs))
         for lowest in (1.0, 0.0):  # whoever reads knows that hidden cells are not 0, if that can be kept
             downs = np.where(is_shown, np.maximum(values - lowest, 0), values)
             ups = np.where((values == 0) & ~is_hidden & (lowest > 0), 0.0, highest - values)
@@ -120,11 +172,12 @@ class Cells:
             least_ups, least_downs = np.zeros(values.size), np.zeros(values.size)
             least_ups[cell], least_downs[cell] = ups[cell], downs[cell]
             bounds = np.column_stack([np.r_[least_ups, least_downs], np.r_[ups, downs]])
-            balance = sparse.csr_array(np.hstack([matrix, -matrix]))
-            found = linprog(np.r_[costs, costs], A_eq=balance, b_eq=np.zeros(len(matrix)), bounds=bounds)
+            balance = sparse.hstack([matrix, -matrix], format="csr")
+            found = linprog(np.r_[costs, costs], A_eq=balance, b_eq=np.zeros(matrix.shape[0]), bounds=bounds)
             if found.status == 0:
                 return np.abs(found.x[: values.size] - found.x[values.size :]) > 1e-6
-        return (np.abs(matrix).T @ (matrix[:, cell] != 0)) > 0  # no sum can hold: show none of its sums
+        ties = abs(matrix)
+        return (ties.T @ ties[:, [cell]].toarray().ravel()) > 0  # no sum can hold: show none of its sums
 
 
 def round_counts(frame: pl.DataFrame, columns: dict[str, str], least: int) -> pl.DataFrame:
