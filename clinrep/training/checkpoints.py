@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.config import InputError
 
 # Written last into a checkpoint, after every rank has saved its part, and removed first. transformers
@@ -77,6 +77,7 @@ class Checkpoints:
         distributed.wait_for_all()
         if distributed.get_rank() != 0:
             return
+        file_access.apply_access(self.path(step))  # safetensors writes for the owner alone
         content = {
             "step": step,
             "world_size": distributed.get_world_size(),
