@@ -248,7 +248,7 @@ def test_a_search_killed_again_and_again_ends_all_the_same(tmp_path, monkeypatch
     config = make(tmp_path / "killed", num_trials=3)
     assert kill_after(12, config, monkeypatch)
     num_kills = 1
-    while kill_after(25, config, monkeypatch):
+    while kill_after(40, config, monkeypatch):
         num_kills += 1
         assert num_kills < 30, "it does not come forward"
     assert num_kills > 2
