@@ -4,7 +4,7 @@ Reads   --clif_dir        CLIF tables (clif_*.parquet)
         --tokenizer_dir   optional: a finished stage-00 directory whose tokenizer is applied frozen
         --splits_path     optional: an existing splits.parquet
 Writes  --output_dir      splits, vocabulary, quantiles, categories, timelines/<split>/, outcomes, subjects,
-                          ledger; with --tokenizer_dir also site_report.html and .csv
+                          ledger; leakage.csv, leakage_tokens.csv; with --tokenizer_dir also site_report.html and .csv
 Run     python 00_tokenize.py --config configs/ehr/demo/00_tokenize.yaml
 """
 
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
         modality.report_site(source, cohort, tokenized, run.directory)
         run.write("subjects", tokenized.subjects)
         run.write("ledger", source.ledger.to_frame())
+        modality.audit_timelines(run, config)
 
 
 if __name__ == "__main__":

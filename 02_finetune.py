@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
             trained = finetune(modality, stop, config, run)
             if not run.is_stopped:
                 write(trained, run)
+        modality.audit_outputs(run, config)
 
 
 def finetune(modality: Modality, stop: StopSignal, config: Any, run: Run, on_validation: Any = None) -> tuple[Any, Any]:

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
             for name, frame in tables.items():
                 parts.write_part(run, name, frame, split, part)
         parts.finish_parts(run, config.splits_by_table)
+        modality.audit_outputs(run, config)
 
 
 if __name__ == "__main__":

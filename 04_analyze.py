@@ -3,8 +3,8 @@
 Reads   timelines_dir.SITE        a finished 00_tokenize.py directory, one for each site
         representations_dir.SITE  a finished 03_extract_reps.py directory of the same site
         predictions_dir.SITE      a finished 02_finetune.py directory, or a folder with one per outcome (optional)
-Writes  scores.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html,
-        timelines.html (single stays); asked for: risk_over_time.parquet
+Writes  scores.parquet, class_patients.parquet, tables/*.csv and *.tex, figures/*.pdf and *.png, report.html,
+        leakage.csv, timelines.html (single stays); asked for: risk_over_time.parquet
 Run     python 04_analyze.py --config configs/ehr/demo/04_analyze.yaml
 
 Probes and baselines (which read the timelines alone) are fitted on the train split of `train_site` and
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     with open_run("04_analyze", config) as run:
         sites = read_sites(config)
         outcomes = choose_outcomes(sites, config)
+        leaks = modality.audit_sites(run, config)
         inputs = read_inputs(modality.read_stay_inputs, config)
         probes = fit_probes(sites, outcomes, config)
         baselines = predict_baselines(sites, outcomes, inputs, config)
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> None:
         if config.risk_over_time:
             write_risk_over_time(run, sites, probes, config)
 
-        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores, inputs)
+        study = Study(config, run.directory, sites, outcomes, probes, predicted, anomalies, scores, inputs, leaks)
+        run.write("class_patients", study.class_patients)
         sections = build_sections(study)
         write_tables(sections, run.directory / "tables")
         report_path = write_report(run, study, sections)

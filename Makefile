@@ -2,21 +2,20 @@
 
 PYTHON ?= python3
 VENV := .venv/bin/python
+TOOLS := .venv/tools
 DEMO_CONFIGS := configs/ehr/demo
 DEMO_RUN := runs/demo
 RISK_CONFIGS := configs/ehr/known_risk
 RISK_RUN := runs/known_risk
 PAPER_RUN := runs/manuscript_small
-PAPER_OUTCOMES := in_hospital_death long_length_of_stay
-PAPER_SHARES := 0.1 0.3 1
-# The manuscript's settings of stage $(1), then what a study on 2 cores does otherwise.
-as_in_paper = $(1).py --config configs/ehr/manuscript/$(1).yaml --config configs/ehr/manuscript_small/$(1).yaml
 # One process a core: small tensors gain little from threads.
 TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --nproc_per_node 2
+# A file's tests stay in one process, so its fixtures are made once. The drills, Slurm and the browser run alone.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo readme-figures manuscript manuscript-classifiers known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs clean-demo
+.PHONY: help setup demo readme-figures manuscript known-risk known-risk-zero-shot test test-slurm test-browser drill check format docs lock audit clean-demo
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -46,53 +45,9 @@ demo: setup  ## Run all five stages on the sample data; safe to repeat
 manuscript: setup  ## The manuscript's study, small: two simulated sites and the sample (docs/manuscript.md); safe to repeat
 	$(VENV) -m clinrep.ehr.simulate --num_stays 4000 --seed 1 --output_dir $(PAPER_RUN)/source/simulate
 	$(VENV) -m clinrep.ehr.simulate --num_stays 3000 --seed 2 --site all_shifts --output_dir $(PAPER_RUN)/second/simulate
-	$(VENV) $(call as_in_paper,00_tokenize) --clif_dir $(PAPER_RUN)/source/simulate --output_dir $(PAPER_RUN)/source/00_tokenize
-	$(VENV) $(call as_in_paper,00_tokenize) --clif_dir $(PAPER_RUN)/second/simulate --train_fraction 0.4 \
-	  --tokenizer_dir $(PAPER_RUN)/source/00_tokenize --output_dir $(PAPER_RUN)/second/00_tokenize
-	$(VENV) $(call as_in_paper,00_tokenize) --clif_dir sample_data/clif_demo --output_dir $(PAPER_RUN)/sample/00_tokenize
-	for site in source sample; do $(TWO_RANKS) $(call as_in_paper,01_pretrain) \
-	  --timelines_dir $(PAPER_RUN)/$$site/00_tokenize --output_dir $(PAPER_RUN)/$$site/01_pretrain || exit; done
-	@$(MAKE) --no-print-directory manuscript-classifiers
-	for site in source second sample; do $(TWO_RANKS) $(call as_in_paper,03_extract_reps) \
-	  --timelines_dir $(PAPER_RUN)/$$site/00_tokenize --output_dir $(PAPER_RUN)/$$site/03_extract_reps \
-	  --backbone_dir $(PAPER_RUN)/$$([ $$site = sample ] && echo sample || echo source)/01_pretrain || exit; done
-	$(VENV) $(call as_in_paper,04_analyze) --output_dir $(PAPER_RUN)/04_analyze $(foreach site,source second,\
-	  --timelines_dir.$(site) $(PAPER_RUN)/$(site)/00_tokenize --predictions_dir.$(site) $(PAPER_RUN)/$(site)/02_finetune \
-	  --representations_dir.$(site) $(PAPER_RUN)/$(site)/03_extract_reps) \
-	  --published_sites.mimic source --published_sites.ucmc second \
-	  --data_notice "Two simulated hospitals (python -m clinrep.ehr.simulate): no number here is clinical evidence."
-	$(VENV) $(call as_in_paper,04_analyze) --output_dir $(PAPER_RUN)/sample/04_analyze \
-	  --timelines_dir.sample $(PAPER_RUN)/sample/00_tokenize --predictions_dir.sample $(PAPER_RUN)/sample/02_finetune \
-	  --representations_dir.sample $(PAPER_RUN)/sample/03_extract_reps --logistic_regression.c 0.01 \
-	  --data_notice "$$(sed -n '/^data_notice/,$$p' $(DEMO_CONFIGS)/04_analyze.yaml | tail -n +2 | tr -s ' \n' ' ')"
-	@printf '%s\n' $(PAPER_RUN)/04_analyze/report.html $(PAPER_RUN)/sample/04_analyze/report.html
+	$(VENV) -m clinrep.slurm study configs/ehr/manuscript_small/study.yaml --cluster local --max_parallel 2
+	@printf '%s\n' $(PAPER_RUN)/source/04_analyze/report.html $(PAPER_RUN)/sample/04_analyze/report.html
 
-# Stage 02 of `make manuscript`, two runs at a time: where the backbones were made; then, at the second site, the source's
-# classifiers as they are, and every start at every share of local patients. With URT for Figure 4: of death alone.
-manuscript-classifiers: RUN_EACH = OMP_NUM_THREADS=1 xargs -P 2 -L 1 $(VENV) $(call as_in_paper,02_finetune)
-manuscript-classifiers:
-	for site in source sample; do \
-	  at="--timelines_dir $(PAPER_RUN)/$$site/00_tokenize --backbone_dir $(PAPER_RUN)/$$site/01_pretrain"; \
-	  at="$$at --risk_over_time [test] $$([ $$site = source ] || echo --metric_for_best loss)"; \
-	  to=$(PAPER_RUN)/$$site/02_finetune; \
-	  for outcome in $(PAPER_OUTCOMES); do echo "$$at --outcome $$outcome --output_dir $$to/$$outcome"; done; \
-	  echo "$$at --outcome in_hospital_death --random_truncation true --output_dir $$to/random_truncation=true/in_hospital_death"; \
-	done | $(RUN_EACH)
-	at="--timelines_dir $(PAPER_RUN)/second/00_tokenize"; from=$(PAPER_RUN)/source; to=$(PAPER_RUN)/second/02_finetune; \
-	at_urt="$$at --random_truncation true --outcome in_hospital_death"; \
-	{ for outcome in $(PAPER_OUTCOMES); do \
-	    echo "$$at --outcome $$outcome --classifier_dir $$from/02_finetune/$$outcome --training_fraction 0" \
-	      "--risk_over_time [test] --output_dir $$to/training_fraction=0/$$outcome"; \
-	    for share in $(PAPER_SHARES); do \
-	      each="$$at --outcome $$outcome --training_fraction $$share --output_dir $$to"; \
-	      echo "$$each/start=scratch/training_fraction=$$share/$$outcome --backbone_dir $$from/01_pretrain --from_scratch true"; \
-	      echo "$$each/start=backbone/training_fraction=$$share/$$outcome --backbone_dir $$from/01_pretrain"; \
-	      echo "$$each/start=classifier/training_fraction=$$share/$$outcome --classifier_dir $$from/02_finetune/$$outcome"; \
-	    done; \
-	  done; \
-	  echo "$$at_urt --classifier_dir $$from/02_finetune/random_truncation=true/in_hospital_death --training_fraction 0" \
-	    "--risk_over_time [test] --output_dir $$to/random_truncation=true,training_fraction=0/in_hospital_death"; \
-	} | $(RUN_EACH)
 readme-figures:  ## Copy the README's figure from the report of `make demo`
 	cp $(DEMO_RUN)/04_analyze/figures/token_embeddings.png docs/images/embeddings.png
 
@@ -113,7 +68,7 @@ known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an
 	@echo "$(RISK_RUN)/report_zero_shot/report.md"
 
 test: setup  ## Run every test but the drills and those on a Slurm
-	$(VENV) -m pytest -m "not drill and not slurm and not browser"
+	$(TWO_AT_A_TIME) -m "not drill and not slurm and not browser"
 
 test-slurm: setup  ## Grids here, and the sbatch files on a private Slurm (root, Debian packages); several minutes
 	$(VENV) -m pytest -m slurm -rA tests/slurm
@@ -129,11 +84,24 @@ check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .
 	$(VENV) -m ruff check .
 	$(VENV) -m mypy clinrep $(wildcard 0*.py)
-	$(VENV) -m pytest -m "not slow and not slurm and not browser"
+	$(TWO_AT_A_TIME) -m "not slow and not slurm and not browser"
 
 format: setup  ## Format the code and mend what ruff can
 	$(VENV) -m ruff format .
 	$(VENV) -m ruff check --fix .
+
+# What locks and audits requirements.txt has an environment of its own, so that requirements.txt stays short.
+$(TOOLS)/.installed: tools/requirements.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/requirements.txt
+	@cp tools/requirements.txt $@
+
+lock: $(TOOLS)/.installed  ## Write requirements.lock from requirements.txt: every package with hashes (UPGRADE=--upgrade: the newest)
+	$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) \
+	  --custom-compile-command "make lock" --output-file requirements.lock requirements.txt
+
+audit: $(TOOLS)/.installed  ## Known holes in what requirements.lock pins, by pip-audit; says so where its data cannot be had
+	@$(TOOLS)/bin/python tools/audit.py $(TOOLS)/bin/pip-audit requirements.lock $(AUDIT_FLAGS)
 
 docs: setup  ## Write docs/data.md anew from the schemas in clinrep/artifacts
 	$(VENV) -m clinrep.artifacts > docs/data.md.tmp

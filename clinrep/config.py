@@ -14,11 +14,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import jsonargparse
 import yaml
 
+from clinrep.file_access import FileAccess
+
 # Settings that change how a run is carried out but never what it computes. A finished or
 # stopped run may be continued with other values of these (DESIGN section 3).
 FREE_SETTINGS = frozenset(
     {
-        *("output_dir", "log_level", "show_progress", "num_workers", "memory_gb"),
+        *("output_dir", "log_level", "show_progress", "num_workers", "memory_gb", "file_access"),
         *("save_steps", "keep_checkpoints", "peak_tflops", "report_to", "token_store_dir", "worker"),
     }
 )
@@ -45,6 +47,8 @@ class StageConfig:
     """Least severe message shown and written to run.log."""
     show_progress: bool = True
     """Show progress bars where the screen is a terminal."""
+    file_access: FileAccess = "owner_and_group"
+    """Who may open the files and folders written, as far as the umask of the shell lets them."""
 
     @property
     def run_dir(self) -> Path:
@@ -88,7 +92,12 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         InputError: an unknown key, a wrong type, a missing setting or a broken rule.
         SystemExit: after `--help` or `--print_config`.
     """
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        # No value may name code but the groups of settings: to import a module, if only to refuse it, runs it.
+        import_path_denylist=["*"],
+        import_path_allowlist=[f"{group.__module__}.{group.__qualname__}" for group in _list_groups(config_class)],
+    )
     for path in _flag_values(argv, "config"):
         _check_file(path)
     parser = jsonargparse.ArgumentParser(
@@ -145,6 +154,10 @@ _UNION = re.compile(
 )
 _TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list"}
 _WORDINGS = (
+    (
+        r"Importing '([^']*)' is not allowed, denied by .*$",
+        r"'\1' looks like the name of code, which no setting may be",
+    ),
     (r'Parser key "[^"]*": Unable to load config .* - (?=Parser key "[^"]*": (?!Unable to load))', ""),
     (
         r"""Parser key "([^"]*)": Unable to load config (['"])(.*?)\2 - .*""",
@@ -219,6 +232,11 @@ def _find_groups(hint: Any) -> dict[str, Any]:
     for part in get_type_hints(hint).values() if groups else get_args(hint):
         groups |= _find_groups(part)
     return groups
+
+
+def _list_groups(hint: Any) -> list[Any]:
+    """Return the class of a config and of every group of settings in it that a path can name."""
+    return [group for group in _find_groups(hint).values() if "<locals>" not in group.__qualname__]
 
 
 def _list_keys(config_class: Any) -> list[str]:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from clinrep.config import InputError
+from clinrep.error_text import describe_error
 
 LONGEST = 200  # letters of a library's words
 # What the user can mend on a disk; libraries in Rust and C++ tell of it in words alone.
@@ -30,8 +31,8 @@ class DiskError(InputError):
 
 
 def say(error: BaseException) -> str:
-    """Return the first line of an error's message; its kind where it has none."""
-    text = " ".join((str(error).strip().splitlines() or [""])[0].split())
+    """Return what a message of ours may tell of an error, in at most `LONGEST` letters; its kind where it is silent."""
+    text = describe_error(error)
     return f"{text[:LONGEST]}..." if len(text) > LONGEST else text or type(error).__name__
 
 

@@ -19,6 +19,11 @@ def lock(descriptor: int) -> None:
     _held.add(descriptor)
 
 
+def is_held(descriptor: int) -> bool:
+    """Return whether `descriptor` is locked by this process."""
+    return descriptor in _held
+
+
 def unlock(descriptor: int) -> None:
     """Close `descriptor`, which ends its lock if it has one."""
     _held.discard(descriptor)

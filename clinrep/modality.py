@@ -31,6 +31,7 @@ class Modality:
     tokenize: Callable[..., Any]
     iterate_parts: Callable[..., Any]
     report_site: Callable[..., Any]
+    audit_timelines: Callable[..., Any]
     # stage 01
     load_blocks: Callable[..., Any]
     build_language_model: Callable[..., Any]
@@ -40,9 +41,11 @@ class Modality:
     load_encoder: Callable[..., Any]
     load_frozen_language_model: Callable[..., Any]
     read_questions: Callable[..., Any]
+    audit_outputs: Callable[..., Any]
     # stage 04 and the export
     read_stay_inputs: Callable[..., Any]
     describe_question: Callable[..., Any]
+    audit_sites: Callable[..., Any]
     export_tokenizer: Callable[..., Any]
 
 

@@ -74,7 +74,8 @@ class TrainingConfig:
     peak_tflops: float | None = None
     """Peak of one device in the compute type, for mfu: 312 for A100 bf16, 989 for H100/H200; null: no mfu."""
     report_to: list[str] = field(default_factory=list)
-    """Trackers that get the metrics too: tensorboard, trackio, wandb (the last sends them to its servers)."""
+    """Trackers that get the metrics too: tensorboard, trackio, wandb; all write into the run directory and send nothing
+    (wandb sync sends what wandb wrote, when a person calls it)."""
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer can use."""

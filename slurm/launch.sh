@@ -91,6 +91,7 @@ start_in_job() {
 # preemption) nothing is queued here: that is for Slurm to decide.
 run_and_requeue() {
   local output_dir before after status=0
+  [ ! -f /dev/stdout ] || chmod o= /dev/stdout || true   # the log is for owner and group, as what the stage writes
   output_dir=$(find_output_dir "$@")
   before=$(stat -c '%i %y' "$output_dir/STOPPED" 2>/dev/null) || true
   printf 'slurm: job %s on %s, start %d:' "$SLURM_JOB_ID" "$SLURM_JOB_NODELIST" "$((${SLURM_RESTART_COUNT:-0} + 1))"

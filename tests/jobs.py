@@ -45,9 +45,12 @@ def write_workshop(folder: Path, settings: dict[str, Any], num_subjects: int) ->
 class Job:
     """A running script and its output directory."""
 
-    def __init__(self, command: list[str], directory: Path) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, log_path: Path | None = None, count_path: Path | None = None
+    ) -> None:
         self.directory = directory
-        self.log_path = directory.with_suffix(".log")
+        self.log_path = log_path or directory.with_suffix(".log")
+        self.count_path = count_path or directory.with_suffix(".count")
         # one thread a process: two cores, and sums in the same order every time
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log_path.open("w") as log:
@@ -57,7 +60,7 @@ class Job:
 
     def wait(self) -> int:
         try:
-            return self.process.wait(timeout=150)
+            return self.process.wait(timeout=300)
         finally:
             self.process.kill()
 
@@ -75,7 +78,7 @@ class Job:
     def stop_after(self, step: int, which: signal.Signals, is_for_all: bool = False) -> int:
         """Send a signal once `step` is done, to the process or to its children too, and return the exit code."""
         metrics = self.directory / "metrics.jsonl"
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while not (metrics.is_file() and f'"step": {step},' in metrics.read_text()):
             assert self.process.poll() is None, self.log_path.read_text()
             assert time.monotonic() < deadline, self.log_path.read_text()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from clinrep.config import InputError
 
 ROOT = Path(__file__).parent.parent
 TWO_RANKS = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -30,7 +35,17 @@ def run_script(stage: str, *flags: str, launcher: tuple[str, ...] = ()) -> subpr
 
 
 def check_refused(stage: str, flags: list[str], words: str) -> None:
-    """Assert that a script ends with exit code 2 and one message that holds `words`, without a traceback."""
+    """Assert that a script's `main` raises an InputError of one line that holds `words`."""
+    with pytest.raises(InputError, match=re.escape(words)) as refusal:
+        load_main(stage)(flags)
+    assert "\n" not in str(refusal.value)
+
+
+def check_program_refused(stage: str, flags: list[str], words: str) -> None:
+    """Assert that a script ends with exit code 2 and one message that holds `words`, without a traceback.
+
+    A process that loads torch takes seconds: once a stage is enough, of whatever else is refused see `check_refused`.
+    """
     done = run_script(stage, *flags)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]

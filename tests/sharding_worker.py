@@ -8,6 +8,7 @@ pretrain.yaml and finetune.yaml.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -255,13 +256,42 @@ def run_stages(folder: Path) -> None:
             load_main(stage)([*flags, "--training.fsdp", fsdp])
 
 
+def stop_stage(folder: Path) -> int:
+    """Run stage 01 with fsdp, stopped by a signal to rank 1 in step 3, and again; return the first exit code."""
+    flags = ["--config", str(folder / "pretrain.yaml"), "--output_dir", str(folder / "stopped")]
+    flags += ["--training.fsdp", "true"]
+    steps = iter(range(1, 1000))
+
+    def after_step(*unused: Any) -> None:
+        if next(steps) == 3 and distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handle = register_optimizer_step_post_hook(after_step)
+    try:
+        load_main("01_pretrain")(flags)
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    handle.remove()
+    distributed.wait_for_all()
+    if distributed.get_rank() == 0:
+        shutil.copy(folder / "stopped" / "STOPPED", folder / "stopped.json")
+        shutil.copytree(folder / "stopped" / "checkpoints", folder / "stopped-checkpoints")
+    distributed.wait_for_all()
+    load_main("01_pretrain")(flags)
+    return code
+
+
 def main(folder: Path) -> None:
+    gc.collect()
+    gc.freeze()  # as in tests/conftest.py
     distributed.start_process_group()
     end = distributed.end_process_group
     distributed.end_process_group = lambda is_failing=False: None  # the next stage needs it
     run_stages(folder)
     tiny = folder / "tiny"
     facts = {
+        "code": stop_stage(folder),
         "shares": find_shares(tiny / "shares"),
         "losses": find_losses(tiny / "losses"),
         "stop": find_stop(tiny / "stop"),

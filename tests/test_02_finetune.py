@@ -19,7 +19,7 @@ from clinrep import artifacts
 from clinrep.config import InputError
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import ROOT, TWO_RANKS, check_refused, load_main, run_script
+from tests.scripts import ROOT, TWO_RANKS, check_program_refused, check_refused, load_main, run_script
 
 STAGE = "02_finetune"
 
@@ -258,27 +258,26 @@ def test_how_a_step_is_divided_into_passes_changes_no_loss(root, finished):
     assert list_train_losses(root / "passes") == pytest.approx(list_train_losses(finished), abs=2e-5)
 
 
-@pytest.mark.slow
-def test_two_ranks_with_unequal_numbers_of_passes_learn_what_one_rank_learns(root, finished):
+@pytest.fixture(scope="module")
+def of_two_ranks(root) -> Path:
+    """The run `finished`, by two processes with unequal numbers of passes."""
     done = run_script(STAGE, *flags(root, "rank_passes", "--pass_tokens", "70"), launcher=TWO_RANKS)
     assert done.returncode == 0, done.stderr
-    assert list_train_losses(root / "rank_passes") == pytest.approx(list_train_losses(finished), abs=2e-5)
+    return root / "rank_passes"
+
+
+@pytest.mark.slow
+def test_two_ranks_with_unequal_numbers_of_passes_learn_and_predict_what_one_rank_does(finished, of_two_ranks):
+    """Two ranks with equal passes: tests/test_training_sharding.py."""
+    assert list_train_losses(of_two_ranks) == pytest.approx(list_train_losses(finished), abs=2e-5)
+    alone, ranks = (artifacts.read_table("predictions", path) for path in (finished, of_two_ranks))
+    assert alone.drop("probability").equals(ranks.drop("probability"))
+    assert np.abs(alone["probability"].to_numpy() - ranks["probability"].to_numpy()).max() < 1e-3
 
 
 def test_passes_by_tokens_and_sharded_weights_are_refused(root):
     with pytest.raises(InputError, match="equally many passes"):
         load_main(STAGE)(flags(root, "x", "--pass_tokens", "70", "--training.fsdp", "true"))
-
-
-@pytest.mark.slow
-def test_two_ranks_predict_what_one_rank_predicts(root):
-    more = ["--training.max_steps", "3", "--training.eval_steps", "3"]
-    load_main(STAGE)(flags(root, "alone", *more))
-    done = run_script(STAGE, *flags(root, "ranks", *more), launcher=TWO_RANKS)
-    assert done.returncode == 0, done.stderr
-    alone, ranks = (artifacts.read_table("predictions", root / name) for name in ("alone", "ranks"))
-    assert alone.drop("probability").equals(ranks.drop("probability"))
-    assert np.abs(alone["probability"].to_numpy() - ranks["probability"].to_numpy()).max() < 1e-3
 
 
 @pytest.mark.slow
@@ -301,16 +300,18 @@ def test_a_signal_while_torch_is_loaded_is_saved_and_the_same_command_continues(
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_is_refused_in_one_line_and_nothing_is_lost(root, finished):
+def test_another_number_of_processes_is_refused_and_nothing_is_lost(root, of_two_ranks, caplog):
     directory = root / "other_size"
-    shutil.copytree(finished, directory)
+    shutil.copytree(of_two_ranks, directory)
     (directory / "DONE").unlink()
     files = set(directory.rglob("checkpoint-*/*"))
-    done = run_script(STAGE, *flags(root, "other_size"), launcher=TWO_RANKS)
-    errors = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert len(errors) == 1
-    assert "was saved by 1 processes and this run has 2; start 1" in errors[0]
-    assert "sequences;" not in done.stderr, "said before the data are read"
+    with caplog.at_level("INFO", logger="clinrep"):
+        check_refused(
+            STAGE,
+            flags(root, "other_size", "--pass_tokens", "70"),
+            "was saved by 2 processes and this run has 1; start 2",
+        )
+    assert " sequences" not in caplog.text, "said before the data are read"
     assert files == set(directory.rglob("checkpoint-*/*"))
 
 
@@ -319,7 +320,6 @@ def test_compiling_ever_other_lengths_is_refused(root):
         load_main(STAGE)(flags(root, "compiled", "--training.compile", "true"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -333,6 +333,12 @@ def test_compiling_ever_other_lengths_is_refused(root):
         (["--from_scratch", "true", "--lora.rank", "2"], "lora.rank is 2 but must be 0 with from_scratch"),
     ],
 )
-def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):
+def test_bad_input_is_one_message_and_no_directory(root, more, words):
     check_refused(STAGE, flags(root, "bad", *more), words)
+    assert not (root / "bad").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_found_with_torch_loaded_ends_with_code_2(root):
+    check_program_refused(STAGE, flags(root, "bad", "--lora.rank", "2", "--lora.targets", "[query]"), "holds 'query'")
     assert not (root / "bad").exists()

@@ -10,7 +10,7 @@ from clinrep import artifacts, extraction
 from clinrep.ehr.sequences import load_sequences
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import TWO_RANKS, check_refused, load_main, run_script
+from tests.scripts import check_program_refused, check_refused, load_main
 
 STAGE = "03_extract_reps"
 
@@ -154,17 +154,6 @@ def test_a_sample_depends_on_ids_alone_and_a_smaller_one_is_part_of_it(root):
     assert other != samples[0]
 
 
-@pytest.mark.slow
-def test_two_ranks_share_the_work_and_write_the_same_files(root, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums are added up in the order of the threads
-    for name, launcher in (("alone", ()), ("ranks", TWO_RANKS)):
-        done = run_script(STAGE, *flags(root, name, *ALL_TABLES), launcher=launcher)
-        assert done.returncode == 0, done.stderr
-    assert list_tables(root / "ranks") == list_tables(root / "alone")
-    assert artifacts.read_done(root / "ranks", STAGE)["rows"] == artifacts.read_done(root / "alone", STAGE)["rows"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -173,6 +162,12 @@ def test_two_ranks_share_the_work_and_write_the_same_files(root, monkeypatch):
         (["--backbone_dir", "tests"], "tests"),
     ],
 )
-def test_bad_input_is_one_message_exit_code_2_and_no_directory(root, more, words):
+def test_bad_input_is_one_message_and_no_directory(root, more, words):
     check_refused(STAGE, flags(root, "bad", *more), words)
+    assert not (root / "bad").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_found_with_torch_loaded_ends_with_code_2(root):
+    check_program_refused(STAGE, flags(root, "bad", "--layers", "[7]"), "the model has layers 0 (embeddings) to 2")
     assert not (root / "bad").exists()

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from clinrep import artifacts
+from clinrep.config import InputError
 from tests.analysis.fake_runs import FakeSite, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,12 @@ def output(site, tmp_path_factory):
 
 
 def test_script_prints_the_report_last_and_never_imports_torch(site, tmp_path):
-    flags = [*site.flags("demo"), f"--output_dir={tmp_path / 'out'}", "--num_bootstraps=50"]
+    flags = [
+        *site.flags("demo"),
+        f"--output_dir={tmp_path / 'out'}",
+        "--num_bootstraps=20",
+        "--outcomes=[in_hospital_death]",
+    ]
     code = f"""
 import runpy, sys
 sys.argv = ["04_analyze.py", *{flags!r}]
@@ -123,8 +129,8 @@ def test_few_events_give_an_estimate_without_interval(site, tmp_path):
     scores = select(out)
     assert scores["estimate"].null_count() == 0
     assert scores["low"].null_count() == scores.height
-    num_events = scores["num_events"][0]
-    assert f"no interval: too few events ({num_events})" in (out / "report.html").read_text()
+    assert 11 <= scores["num_events"][0] < 40  # said as a bound: a table may hide the number
+    assert "no interval: too few events (fewer than 40)" in (out / "report.html").read_text()
 
 
 def test_a_probe_without_two_classes_in_train_says_so_and_the_run_goes_on(tmp_path):
@@ -185,7 +191,7 @@ def test_cohort_table_counts(site, output):
 
 def test_two_sites_probe_goes_from_the_train_site_to_the_other(site, output, tmp_path):
     other = FakeSite(tmp_path / "other", seed=3, prefix="t").write()
-    out = run_main(tmp_path / "out", *site.flags("demo"), *other.flags("away"), is_drawn=True)
+    out = run_main(tmp_path / "out", *site.flags("demo"), *other.flags("away"), "--sections=[performance,curves]")
     assert select(out, site="demo").equals(artifacts.read_table("scores", output))
     away = select(out, site="away", probe="logistic_regression", outcome="icu_admission")
     assert away["estimate"].null_count() == 0
@@ -199,6 +205,12 @@ def test_an_unfinished_input_is_one_line_and_exit_code_2(stage, tmp_path):
     site = FakeSite(tmp_path / "site").write()
     directory = getattr(site, stage)
     (directory / "icu_admission" / "DONE" if stage == "predictions" else directory / "DONE").unlink()
+    if stage != "timelines":  # one process is enough to see the exit code
+        with pytest.raises(InputError, match="holds no DONE") as refusal:
+            run_main(tmp_path / "out", *site.flags("demo"))
+        assert "\n" not in str(refusal.value)
+        assert not (tmp_path / "out").exists()
+        return
     done = run_script(*site.flags("demo"), f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if " I 04_analyze" not in line]

@@ -201,18 +201,15 @@ def test_a_backbone_of_other_bins_is_refused(dirs, tmp_path):
         load_classifier(make_config((other, dirs[1])))
 
 
-def test_test_patients_the_backbone_trained_on_are_named(dirs, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        load_classifier(make_config(dirs))
-    assert "test patients" not in caplog.text
+def test_test_stays_the_backbone_trained_on_are_refused(dirs, tmp_path):
+    load_classifier(make_config(dirs))
     other = write_fake_tokenizer_run(tmp_path / "00", num_subjects=30, seed=1)
     splits = artifacts.read_table("splits", other)
     moved = pl.when(pl.col("patient_id").is_in(["P0000", "P0001"])).then(pl.lit("test")).otherwise("split")
     artifacts.write_table("splits", splits.with_columns(split=moved), other)
     artifacts.write_done(other, "00_tokenize", {}, {})
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(InputError, match="2 stays of val or test are in train or val of"):
         load_classifier(make_config((other, dirs[1])))
-    assert "2 of 8 test patients" in caplog.text
 
 
 def test_more_tokens_than_positions_are_refused(dirs):

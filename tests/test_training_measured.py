@@ -8,6 +8,7 @@ import time
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.integrations import integration_utils
 
+from clinrep.training import mean_token_loss
 from clinrep.training.arguments import prepare_model
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.throughput import ModelFlops, StepMeter, count_parameters, measure_model
@@ -203,14 +205,16 @@ def test_bf16_on_a_gpu_takes_tf32_for_the_rest(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
 def test_a_compiled_model_learns_and_is_saved_as_any_other(tmp_path: Path) -> None:
+    """Validated on batches of the size of training's: every other shape would be compiled too, for seconds."""
     config = replace(CONFIG, max_steps=4)
-    plain, _ = run_training(tmp_path / "plain", Rows(4), config)
-    found, _ = run_training(tmp_path / "compiled", Rows(4), replace(config, compile=True))
+    evaluate = partial(mean_token_loss, dataset=Rows(4, seed=5), batch_size=2)
+    plain, _ = run_training(tmp_path / "plain", Rows(4), config, evaluate)
+    found, _ = run_training(tmp_path / "compiled", Rows(4), replace(config, compile=True), evaluate)
     assert found.model.layers[0]._compiled_call_impl is not None
     losses = [list(read_metrics(tmp_path / name, "loss").values()) for name in ("plain", "compiled")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert found.state_dict().keys() == plain.state_dict().keys()
-    resumed, _ = run_training(tmp_path / "compiled", Rows(4), replace(config, compile=True))
+    resumed, _ = run_training(tmp_path / "compiled", Rows(4), replace(config, compile=True), evaluate)
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in resumed.state_dict().items())
 
 

@@ -20,7 +20,7 @@ from clinrep.analysis.safe_cuts import HIDDEN_REASON, find_safe_cuts
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import HIDDEN
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_model, print_outcome, to_words
 from clinrep.run import show_progress
 
 # name -> printed name, in the order of the rows that `compute_alarms` returns; the last is 1 / PPV
@@ -208,18 +208,17 @@ def _build_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         cell=pl.struct("metric", "estimate", "low", "high", "reason").map_elements(_format_cell, pl.String),
     ).pivot("metric", index=keys, values="cell", maintain_order=True)
     printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        outcome=print_outcome(config),
         alarm_rate=pl.col("alarm_rate").map_elements(_format_rate, pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        model=print_model(),
         threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3f}", pl.String),
     )
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {"outcome": "Outcome", "alarm_rate": "Alarms", "model": "Model", "threshold": "Threshold"}
-    headings |= {name: f"{label} ({level})" for name, label in ALARM_METRICS.items()}
+    headings |= {name: f"{label} ({config.level_ci})" for name, label in ALARM_METRICS.items()}
     words, num_keys = to_words(printed, headings)
     caption = (
         f"Alarms that flag a fixed share of the labelled stays of the test split, those of highest predicted "
-        f"probability, with {100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} "
+        f"probability, with {config.level} percentile intervals of {config.num_bootstraps:,} "
         f"bootstrap replicates resampled by patient, in each of which the threshold is set anew for that share. "
         f"Threshold: the probability of the last stay flagged; where stays tie at it, the part of them that is needed "
         f"counts, as expected when ties are broken at random. It is set on the test stays themselves: before there are "

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import polars as pl
 
 from clinrep.analysis.anomalies import select_main
-from clinrep.analysis.cohort import UNKNOWN
+from clinrep.analysis.cohort import CATEGORIES, UNKNOWN
 from clinrep.analysis.inputs import TEST_SPLIT, Site
-from clinrep.analysis.study import Study
+from clinrep.analysis.study import Study, compute_once
+from clinrep.analysis.subgroups import SEEN_BEFORE
 from clinrep.analysis.suppression import Cells
 from clinrep.analysis.tables import label_outcome
 from clinrep.artifacts import SPLITS
 
 GROUPS = ("inliers", "outliers", "all")
 STAYS = "Stays"
-BEFORE_INDEX = "event before index_time"  # the reason that stage 00 gives for excluding a stay from an outcome
 TOKENS, AGE = "Tokens before index time, mean (SD)", "Age at admission in years, mean (SD)"
 SCHEMA = {
     "site": pl.String,
@@ -50,6 +50,7 @@ class MeanLine:
     column: str
 
 
+@compute_once
 def describe_by_anomaly(study: Study) -> pl.DataFrame:
     """Return a row for each site, split and characteristic, and for each group n, percent, mean and sd.
 
@@ -79,7 +80,7 @@ def _join_stays(site: Site, study: Study) -> pl.DataFrame:
         rows = site.outcomes.filter(pl.col("outcome") == outcome).select(
             "subject_id",
             pl.col("label").alias(f"label/{outcome}"),
-            (pl.col("excluded_reason") == BEFORE_INDEX).fill_null(False).alias(f"before/{outcome}"),
+            (pl.col("excluded_reason") == SEEN_BEFORE).fill_null(False).alias(f"before/{outcome}"),
         )
         stays = stays.join(rows, on="subject_id", how="left")
     return stays
@@ -92,7 +93,7 @@ def _list_lines(stays: pl.DataFrame, study: Study) -> list[CountLine | MeanLine]
     if "num_tokens" in stays.columns:
         lines.append(MeanLine(TOKENS, "num_tokens"))
     lines.append(MeanLine(AGE, "age"))
-    for name in ("sex", "race", "ethnicity"):
+    for name in CATEGORIES:
         counts = stays[name].fill_null(UNKNOWN).value_counts().sort("count", name, descending=[True, False])
         for category in counts[name]:
             words = f"{name.capitalize()}: {category.replace('_', ' ')}, n (%)"

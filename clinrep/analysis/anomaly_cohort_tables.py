@@ -9,7 +9,7 @@ import polars as pl
 from clinrep.analysis.anomalies import METHOD_WORDS
 from clinrep.analysis.anomaly_cohort import GROUPS, STAYS, describe_by_anomaly
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.suppression import HIDDEN, Counts
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, to_words
 
 
@@ -39,7 +39,7 @@ def build_anomaly_cohort_table(study: Study) -> PrintedTable:
         f"{config.fitted_site}. Tokens: those of the whole observation window. An event before index time excludes the "
         "stay from that outcome; later events are given as a share of the labelled stays. SD: standard deviation."
     )
-    counts = Counts(columns=tuple(f"{group}_n" for group in GROUPS))
+    counts = tuple(f"{group}_n" for group in GROUPS)
     title = "Inliers and outliers by site and split"
     return PrintedTable("cohort_by_anomaly", title, caption, numbers, words, num_keys + 1, counts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from clinrep.analysis.scores import explain_no_interval, explain_too_few
 def score_auroc(
     labels: NDArray[np.bool_],
     patients: NDArray[np.intp],
-    probabilities: dict[str, Floats],
+    probabilities: Mapping[Any, Floats],
     config: AnalyzeConfig,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Return for each model `estimate`, `low`, `high`, `num_subjects`, `num_events`, and `reason` for what is null.
+
+    And `num_patients` and `num_event_patients`, whose stays these are.
 
     Intervals are percentiles of the bootstrap by patient; all models see the same replicates.
 
@@ -33,9 +36,11 @@ def score_auroc(
     """
     num_subjects, num_events = labels.size, int(labels.sum())
     counts = {"num_subjects": num_subjects, "num_events": num_events}
+    counts |= {"num_patients": np.unique(patients).size, "num_event_patients": np.unique(patients[labels]).size}
     reason = explain_too_few(num_subjects, num_events, config.min_events_for_estimate, config.min_cell_count)
-    if reason:
+    if reason or not probabilities:
         return [{"model": model, **_EMPTY, **counts, "reason": reason} for model in probabilities]
+    is_few = bool(explain_no_interval(labels, patients, config.min_cell_count))
     rankings = [rank(labels, values) for values in probabilities.values()]
     reason = explain_no_interval(labels, patients, config.min_events_for_interval, config.min_cell_count)
     replicates = np.full((len(rankings), config.num_bootstraps), np.nan)
@@ -47,7 +52,7 @@ def score_auroc(
         estimate = float(compute_auroc(ranking.tally(np.ones((1, num_subjects))))[0])
         interval = None if reason else compute_interval(values, config.confidence_level)
         low, high = interval or (None, None)
-        if min(num_events, num_subjects - num_events) < config.min_cell_count:  # more digits would tell it
+        if is_few:  # more digits would tell how many
             estimate = round(estimate, 3)
             low, high = (None if value is None else round(value, 3) for value in (low, high))
         words = reason or (None if interval else "too few patients with the event to resample")

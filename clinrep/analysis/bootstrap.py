@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinrep.analysis.metrics import METRICS, Floats, Ranking
+from clinrep.analysis.patient_tally import Draws, PatientSums, PatientTally
 
 # A chunk of replicates holds at most so many weights: arrays of this size stay in a core's cache,
 # which measures faster than larger ones, and bound memory at any number of stays.
 CHUNK_WEIGHTS = 500_000
+# But so many replicates at least: sums run over those of one patient, which lie side by side.
+MIN_CHUNK_ROWS = 16
 
 # Replicates in which a metric is undefined (no stay with the event, or none without) are left out;
 # with more of them than this share, the rest no longer describes the sampling distribution.
@@ -24,6 +27,13 @@ MAX_UNDEFINED = 0.05
 def find_patients_with_event(labels: NDArray[np.bool_], patients: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return (P,) whether any of a patient's stays has the event: the strata of the bootstrap."""
     return np.bincount(patients, labels) > 0
+
+
+def order_patients(has_event: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return (P,) the place of each patient when those with an event come first."""
+    places = np.empty(has_event.size, dtype=np.intp)
+    places[np.argsort(~has_event, kind="stable")] = np.arange(has_event.size)
+    return places
 
 
 def draw_patient_counts(
@@ -37,22 +47,29 @@ def draw_patient_counts(
     (Brier score, ECE, intercept, AUPRC) would be too narrow: so in each replicate the strata are weighted as if that
     share had been drawn too, binomially. Chunks of rows hold the same numbers whatever their size.
     """
-    num_patients, num_with = has_event.size, int(has_event.sum())
-    strata = [np.flatnonzero(has_event), np.flatnonzero(~has_event)]
+    places = order_patients(has_event)
+    for draws in draw_replicates(has_event.size, int(has_event.sum()), num_replicates, seed, chunk_rows):
+        yield np.take(np.ascontiguousarray(draws.weights.T), places, axis=1)
+
+
+def draw_replicates(
+    num_patients: int, num_with: int, num_replicates: int, seed: int, chunk_rows: int
+) -> Iterator[Draws]:
+    """Yield, for so many replicates at a time, what `draw_patient_counts` does, in the order of `order_patients`."""
+    sizes = num_with, num_patients - num_with
     generators = [np.random.default_rng([seed, number]) for number in range(3)]
     for first in range(0, num_replicates, chunk_rows):
         rows = min(chunk_rows, num_replicates - first)
         drawn = generators[2].binomial(num_patients, num_with / num_patients, size=rows)
         if 0 < num_with < num_patients:
             drawn = np.clip(drawn, 1, num_patients - 1)
-        counts = np.empty((rows, num_patients))
-        for members, generator, wanted in zip(strata, generators[:2], (drawn, num_patients - drawn), strict=True):
-            numbers = generator.integers(max(members.size, 1), size=(rows, members.size))
-            for row in range(rows):  # one row at a time stays in the cache
-                counts[row, members] = np.bincount(numbers[row], minlength=members.size) * (
-                    wanted[row] / max(members.size, 1)
-                )
-        yield counts
+        counts = np.empty((rows, num_patients), dtype=np.float32)
+        for size, generator, start in zip(sizes, generators[:2], (0, num_with), strict=True):
+            for row in range(rows if size else 0):  # one row at a time stays in the cache
+                numbers = generator.integers(size, size=size, dtype=np.int32)
+                counts[row, start : start + size] = np.bincount(numbers, minlength=size)
+        scales = np.stack([drawn, num_patients - drawn]) / np.maximum(sizes, 1)[:, None]
+        yield Draws(np.ascontiguousarray(counts.T), num_with, scales)
 
 
 def bootstrap_metrics(
@@ -75,15 +92,17 @@ def bootstrap_metrics(
         seed: of the generator.
         names: metrics, as in METRICS.
     """
-    chunk_rows = max(1, CHUNK_WEIGHTS // max(patients.size, 1))
     values = np.full((len(rankings), len(names), num_replicates), np.nan)
     has_event = find_patients_with_event(rankings[0].labels, patients[rankings[0].order])
-    orders = [patients[ranking.order] for ranking in rankings]
+    num_patients, num_with = has_event.size, int(has_event.sum())
+    rows = order_patients(has_event)[patients]
+    sums = [PatientSums(ranking, rows, num_patients, num_with) for ranking in rankings]
+    chunk_rows = max(MIN_CHUNK_ROWS, CHUNK_WEIGHTS // max(patients.size, 1))
     first = 0
-    for counts in draw_patient_counts(has_event, num_replicates, seed, chunk_rows):
-        last = first + counts.shape[0]
-        for model, (ranking, order) in enumerate(zip(rankings, orders, strict=True)):
-            tally = ranking.tally(np.take(counts, order, axis=1))
+    for draws in draw_replicates(num_patients, num_with, num_replicates, seed, chunk_rows):
+        last = first + draws.scales.shape[1]
+        for model, of_model in enumerate(sums):
+            tally = PatientTally(of_model.ranking, draws, of_model)
             for index, name in enumerate(names):
                 values[model, index, first:last] = METRICS[name].compute(tally)
         first = last

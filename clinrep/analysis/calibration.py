@@ -30,8 +30,9 @@ def group_by_probability(
     return means, shares, counts[is_filled]
 
 
-def compute_wilson_interval(shares: Floats, counts: NDArray[np.intp], z: float = 1.959964) -> tuple[Floats, Floats]:
-    """Return the Wilson score interval of each share of `counts` (Wilson, JASA 22 (1927) 209-212); z = 95 %."""
+def compute_wilson_interval(shares: Floats, counts: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Return the 95 % Wilson score interval of each share of `counts` (Wilson, JASA 22 (1927) 209-212)."""
+    z = 1.959964
     scale = 1 + z**2 / counts
     middle = (shares + z**2 / (2 * counts)) / scale
     half = z * np.sqrt(shares * (1 - shares) / counts + z**2 / (4 * counts**2)) / scale
@@ -42,12 +43,13 @@ def draw_calibration_panel(
     panel: Axes,
     histogram: Axes,
     models: list[tuple[NDArray[np.bool_], Floats, Line]],
+    patients: NDArray[np.intp],
     num_groups: int,
-    min_cell_count: int = 0,
+    min_cell_count: int,
 ) -> None:
     """Draw the reliability curves of one outcome above the histogram of their probabilities.
 
-    Bars of fewer than `min_cell_count` stays are left out.
+    Bars of stays of fewer than `min_cell_count` patients are left out; `patients` (N,) numbers each stay's.
     """
     panel.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
     limit = 0.0
@@ -61,8 +63,10 @@ def draw_calibration_panel(
     limit = min(1.0, 1.05 * limit)
     bars = np.linspace(0, limit, NUM_HISTOGRAM_BARS + 1)
     for _, probabilities, line in models:
-        counts, _ = np.histogram(np.clip(probabilities, 0, limit), bars)
-        counts = np.where(counts < min_cell_count, 0, counts)
+        bar = np.clip(np.searchsorted(bars, np.clip(probabilities, 0, limit), side="right") - 1, 0, bars.size - 2)
+        of_patient = np.unique(np.stack([bar, patients]), axis=1)[0]
+        counts, num_people = (np.bincount(of_bar, minlength=bars.size - 1) for of_bar in (bar, of_patient))
+        counts = np.where(num_people < min_cell_count, 0, counts)
         histogram.stairs(counts, bars, color=line.color, linestyle=line.dashes, linewidth=1)
     panel.set(xlim=(0, limit), ylim=(0, limit), ylabel="Observed share with the event")
     panel.tick_params(labelbottom=False)

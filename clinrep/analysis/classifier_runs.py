@@ -44,11 +44,19 @@ class ClassifierRun:
     """Labelled train stays of these patients."""
     num_events: int
     """Those of them with the event."""
+    num_patients: int
+    """Whose stays these are."""
+    num_event_patients: int
+    """Whose stays with the event."""
     is_urt: bool = False
     """Whether its train sequences were cut at random tokens (URT)."""
     is_main: bool = True
     """Whether it stands for its site: applied as it is or, where none is, learned from the largest share. The others
     are points of learning curves."""
+    recipe: str = ""
+    """All that decides on its result but its seed and the content of the model it starts from."""
+    model: str = ""
+    """The content of the model it starts from."""
 
     @property
     def is_applied(self) -> bool:
@@ -68,9 +76,30 @@ def describe_run(directory: Path, rows: pl.DataFrame, stays: pl.DataFrame) -> Cl
     fraction, seed = float(settings["training_fraction"]), int(settings["seed"])
     learned = rows.filter(pl.col("split") == LEARNED).join(stays.select("subject_id", "patient_id"), on="subject_id")
     patients = choose_patients(learned["patient_id"], fraction, seed)
-    labels = learned.filter(pl.col("patient_id").is_in(patients.implode()))["label"]
+    stays_of = learned.filter(pl.col("patient_id").is_in(patients.implode()))
+    events = stays_of.filter("label")
+    counts = (stays_of.height, events.height, stays_of["patient_id"].n_unique(), events["patient_id"].n_unique())
     is_urt = bool(settings.get("random_truncation"))
-    return ClassifierRun(settings["start"], fraction, seed, labels.len(), int(labels.sum()), is_urt)
+    recipe = _describe_recipe(settings)
+    model = " ".join(settings[name] for name in _MODELS if name in settings)
+    return ClassifierRun(settings["start"], fraction, seed, *counts, is_urt, recipe=recipe, model=model)
+
+
+def choose_first_seeds(directories: list[Path]) -> list[Path]:
+    """Return the runs without those that differ from another in a higher seed, and the model they start from, alone."""
+    settings = {directory: _read_settings(directory) for directory in directories}
+    recipes = {directory: _describe_recipe(one) for directory, one in settings.items()}
+    lowest: dict[str, int] = {}
+    for directory, recipe in recipes.items():
+        lowest[recipe] = min(lowest.get(recipe, settings[directory]["seed"]), settings[directory]["seed"])
+    return [directory for directory in directories if settings[directory]["seed"] == lowest[recipes[directory]]]
+
+
+def _describe_recipe(settings: dict[str, Any]) -> str:
+    """Return a text that is the same of runs that differ in their seed and the model they start from alone."""
+    is_applied = settings["training_fraction"] == 0
+    keys = _OF_APPLIED if is_applied else settings.keys()  # what it would have learned by decides on nothing
+    return repr(sorted((key, settings[key]) for key in keys & settings.keys() - {"seed", *_MODELS}))
 
 
 def find_main(runs: list[ClassifierRun]) -> list[bool]:

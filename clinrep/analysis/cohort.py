@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from clinrep.analysis.people import People
 
 HOURS_PER_DAY = 24
-UNKNOWN = "not recorded"
+UNKNOWN, NO_REASON = "not recorded", "no reason given"
 CATEGORIES = ("sex", "race", "ethnicity")
 
 
-def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
+def describe_cohort(site: Site, people: People) -> pl.DataFrame:
     """Return the characteristics of the stays with a timeline: `characteristic`, a column per split, `all`.
 
     Shares are of the column's stays; SD divides by n - 1; quartiles are interpolated linearly. What `people` hides
     is `HIDDEN`, also means and quartiles of so few.
     """
-    hidden = people.hidden if people else frozenset()
+    hidden = people.hidden
     columns = {split: site.stays.filter(pl.col("split") == split) for split in SPLITS} | {"all": site.stays}
     # words, how to tell them, and what cell of `people` they are with site and split
     lines: list[tuple[str, Callable[[pl.DataFrame], str], tuple[str, ...]]] = [
@@ -52,13 +52,13 @@ def describe_cohort(site: Site, people: People | None = None) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def describe_outcomes(site: Site, outcomes: list[str], people: People | None = None) -> pl.DataFrame:
+def describe_outcomes(site: Site, outcomes: list[str], people: People) -> pl.DataFrame:
     """Return, by outcome and split, the stays, those excluded (null label) and why, and the events.
 
     Columns `outcome`, `split`, `num_stays`, `num_excluded`, `excluded_because`, `num_labelled`, `num_events`;
     what `people` hides is null, or `HIDDEN` among the reasons.
     """
-    hidden = people.hidden if people else frozenset()
+    hidden = people.hidden
     rows = []
     for outcome in outcomes:
         of_outcome = site.outcomes.filter(pl.col("outcome") == outcome)
@@ -67,7 +67,7 @@ def describe_outcomes(site: Site, outcomes: list[str], people: People | None = N
             excluded = stays.filter(pl.col("label").is_null())
             reasons = (
                 excluded["excluded_reason"]
-                .fill_null("no reason given")
+                .fill_null(NO_REASON)
                 .value_counts(sort=True)
                 .sort("count", "excluded_reason", descending=[True, False])
             )

@@ -10,7 +10,7 @@ from clinrep.analysis.inputs import Site
 from clinrep.analysis.people import People, suppress_ledger
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import HIDDEN
-from clinrep.analysis.tables import PrintedTable, label_outcome, stack_sites, to_words
+from clinrep.analysis.tables import PrintedTable, print_outcome, stack_sites, to_words
 
 MADE_FROM = ("timelines_dir",)
 
@@ -76,7 +76,7 @@ def _build_outcome_table(study: Study) -> PrintedTable:
     numbers = stack_sites({site.name: describe_outcomes(site, study.outcomes, study.people) for site in study.sites})
     share = (100 * pl.col("num_events") / pl.col("num_labelled")).round(1).fill_nan(None)
     printed = numbers.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        outcome=print_outcome(config),
         share=pl.when(pl.col("num_events") == 0)
         .then(pl.lit("0"))
         .when(pl.col("num_labelled").is_null())

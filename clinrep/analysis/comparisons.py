@@ -23,7 +23,7 @@ from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.replicates import group_models
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.suppression import format_count
-from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, label_model, print_outcome, to_words
 from clinrep.run import show_progress
 
 TITLE = "Comparisons"
@@ -56,11 +56,11 @@ def _pair_sites(
     }
     rows, words = [], []
     for earlier, later in itertools.combinations(sites, 2):
-        num_common = _count_common(earlier, later)
+        num_common = _count_common_patients(earlier, later)
         if num_common:
             words.append(
                 f"Sites {later.name} and {earlier.name} are not compared: "
-                f"{format_count(num_common, config.min_cell_count)} test stays are in both, "
+                f"test stays of {format_count(num_common, config.min_cell_count)} patients are in both, "
                 "and the test needs independent patients."
             )
             continue
@@ -70,10 +70,10 @@ def _pair_sites(
     return rows, words
 
 
-def _count_common(one: Site, other: Site) -> int:
-    """Return how many test stays two sites share: same ids, admission and discharge (ids alone may coincide)."""
+def _count_common_patients(one: Site, other: Site) -> int:
+    """Return of how many patients two sites share test stays: same ids and times (ids alone may coincide)."""
     stays = [site.stays.filter(pl.col("split") == TEST_SPLIT) for site in (one, other)]
-    return stays[0].join(stays[1], on=["subject_id", "patient_id", "start", "end"], how="semi").height
+    return stays[0].join(stays[1], on=["subject_id", "patient_id", "start", "end"], how="semi")["patient_id"].n_unique()
 
 
 def _build_model_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
@@ -82,25 +82,16 @@ def _build_model_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable
     family = ["site", "metric"]
     numbers = adjust_p(numbers, family, "p_holm", numbers["is_printed"])
     numbers = study.people.round_hidden(adjust_p(numbers, family, "p_holm_all_pairs"))
-    printed = _print_results(numbers.filter("is_printed"), config).with_columns(
-        reference=pl.struct(pl.col("reference_model").alias("model"), pl.col("reference_probe").alias("probe"))
-        .map_elements(_label, pl.String)
-    )  # fmt: skip
-    headings = {
-        "outcome": "Outcome",
-        "metric": "Metric",
-        "model": "Model",
-        "reference": "Compared with",
-        **_head_results(config),
-    }
-    words, num_keys = to_words(printed, headings)
+    reference = pl.struct(pl.col("reference_model").alias("model"), pl.col("reference_probe").alias("probe"))
+    printed = numbers.filter("is_printed").with_columns(beside=reference.map_elements(_label, pl.String))
     caption = (
         f"Differences between models on the test split, model minus the one it is compared with (a lower Brier score "
         f"is better), on the same stays. {_describe_statistics(config, 'paired: all models in the same replicates')} "
         f"Holm's adjustment takes all comparisons printed here of one site and metric, over all its outcomes, as one "
         f"family; the CSV file has the other pairs of models, too, and the adjustment over all pairs."
     )
-    return PrintedTable("comparisons", "Differences between models", caption, numbers, words, num_keys + 2)
+    title = "Differences between models"
+    return _build_table("comparisons", title, caption, numbers, printed, "Compared with", config)
 
 
 def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
@@ -111,17 +102,8 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         pl.DataFrame(rows, schema=SITE_SCHEMA, orient="row"), ["site", "reference_site", "metric"], "p_holm"
     )
     numbers = study.people.round_hidden(numbers, "site", "reference_site")
-    printed = _print_results(numbers, config).with_columns(
-        sites=pl.format("{} \N{MINUS SIGN} {}", "site", "reference_site"), site=pl.lit("")
-    )
-    headings = {
-        "outcome": "Outcome",
-        "metric": "Metric",
-        "model": "Model",
-        "sites": "Sites",
-        **_head_results(config),
-    }
-    words, num_keys = to_words(printed, headings)
+    beside = pl.format("{} \N{MINUS SIGN} {}", "site", "reference_site")
+    printed = numbers.with_columns(beside=beside, site=pl.lit(""))
     caption = (
         f"Differences between sites of models of the same name, on the test split of each. "
         f"{_describe_statistics(config, 'drawn independently at each site, whose patients are taken to be others')} "
@@ -129,14 +111,30 @@ def _build_site_table(rows: list[dict[str, Any]], study: Study) -> PrintedTable:
         f"one family. AUPRC and Brier score also move with the share of stays that have the event, so a difference in "
         f"them is not of the model alone."
     )
-    return PrintedTable("site_comparisons", "Differences between sites", caption, numbers, words, num_keys + 2)
+    return _build_table("site_comparisons", "Differences between sites", caption, numbers, printed, "Sites", config)
+
+
+def _build_table(
+    name: str,
+    title: str,
+    caption: str,
+    numbers: pl.DataFrame,
+    printed: pl.DataFrame,
+    heading: str,
+    config: AnalyzeConfig,
+) -> PrintedTable:
+    """Return a table of differences; `beside`, under `heading`, says between what."""
+    headings = {"outcome": "Outcome", "metric": "Metric", "model": "Model", "beside": heading}
+    headings |= {"result": f"Difference ({config.level_ci})", "p_raw": "p", "p_adjusted": "p (Holm)"}
+    words, num_keys = to_words(_print_results(printed, config), headings)
+    return PrintedTable(name, title, caption, numbers, words, num_keys + 2)
 
 
 def _describe_statistics(config: AnalyzeConfig, how: str) -> str:
     """Return the sentences of both captions that say what intervals and p-values are."""
     smallest = 2 / (config.num_bootstraps + 1)
     return (
-        f"{100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
+        f"{config.level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
         f"resampled by patient, {how}. p of AUROC: DeLong's test with Obuchowski's variance for patients with several "
         f"stays; of the others: twice the smaller share of replicates on either side of 0 (no smaller than "
         f"{smallest:.2g}). An interval and a test need {config.min_events_for_interval} stays with the event and as "
@@ -144,15 +142,10 @@ def _describe_statistics(config: AnalyzeConfig, how: str) -> str:
     )
 
 
-def _head_results(config: AnalyzeConfig) -> dict[str, str]:
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
-    return {"result": f"Difference ({level})", "p_raw": "p", "p_adjusted": "p (Holm)"}
-
-
 def _print_results(numbers: pl.DataFrame, config: AnalyzeConfig) -> pl.DataFrame:
     """Return outcome, metric, model and results as words, beside the other columns."""
     return numbers.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda name: label_outcome(name, config), pl.String),
+        outcome=print_outcome(config),
         metric=pl.col("metric").map_elements(lambda name: METRICS[name].label, pl.String),
         model=pl.struct("model", "probe").map_elements(_label, pl.String),
         result=pl.struct("difference", "low", "high", "reason").map_elements(format_difference, pl.String),

@@ -191,8 +191,18 @@ class AnalyzeConfig(StageConfig):
             require(self.timelines.site in sites, "timelines.site", self.timelines.site, rule, "name one of these")
 
     @property
+    def level(self) -> str:
+        """`confidence_level` in words, `95 %`."""
+        return f"{100 * self.confidence_level:g}\N{NO-BREAK SPACE}%"
+
+    @property
+    def level_ci(self) -> str:
+        """Words for an interval in a heading, `95 % CI`."""
+        return f"{self.level}\N{NO-BREAK SPACE}CI"
+
+    @property
     def few_events(self) -> int:
-        """Numbers from fewer stays with the event, or without, are marked."""
+        """Numbers from stays of fewer patients with the event, or without, are marked."""
         return self.min_cell_count or MIN_CELL_COUNT
 
     @property

@@ -17,10 +17,9 @@ from clinrep.analysis.metrics import rank
 from clinrep.analysis.people import People
 from clinrep.analysis.probes import Predicted
 from clinrep.analysis.roc import draw_roc_panel
-from clinrep.analysis.scores import ALL, explain_too_few
+from clinrep.analysis.scores import ALL, explain_no_interval, explain_too_few
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import LINES, STYLE, Line
-from clinrep.analysis.suppression import MIN_CELL_COUNT
 from clinrep.analysis.tables import label_model, label_outcome
 
 PANEL_INCHES = 3.5
@@ -40,7 +39,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
     with mpl.rc_context(STYLE):
         for site in study.sites:
             models = select_drawn([item for item in predicted if item.site == site.name])
-            where = f", site {site.name}" if len(study.sites) > 1 else ""
+            where = study.say_where(site.name)
             figure = _draw_roc(models, lines, scores.filter(pl.col("site") == site.name), config, study.people)
             drawn.append(
                 save_figure(
@@ -48,7 +47,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
                     directory,
                     f"roc_{site.name}",
                     f"ROC curves{where}",
-                    _ROC_CAPTION.format(level=100 * config.confidence_level),
+                    _ROC_CAPTION.format(level=config.level),
                 )
             )
             figure, left_out = _draw_calibration(models, lines, config, study.people)
@@ -66,7 +65,7 @@ def _draw_curves(study: Study) -> list[DrawnFigure]:
 
 _ROC_CAPTION = (
     "Sensitivity against 1 \N{MINUS SIGN} specificity over all thresholds, on the stays of the test split that have a "
-    "label. In each panel: AUROC with its {level:g} % interval where there are enough events for one. The dashed "
+    "label. In each panel: AUROC with its {level} interval where there are enough events for one. The dashed "
     "diagonal is chance. A count that is not shown (*) is few, or tells of few. "
     "Of the probes, those on the deepest layer are drawn; the table of performance has all."
 )
@@ -98,7 +97,7 @@ def _draw_roc(
     lines: dict[tuple[str, str], Line],
     scores: pl.DataFrame,
     config: AnalyzeConfig,
-    people: People | None = None,
+    people: People,
 ) -> Figure:
     """Draw one ROC panel per outcome, with the AUROC of each curve."""
     groups = group_by_outcome(models)
@@ -119,14 +118,14 @@ def _draw_roc(
                 for item in shown
                 if item.probabilities is not None
             ],
-            f"AUROC ({100 * config.confidence_level:g} % CI)",
+            f"AUROC ({config.level_ci})",
         )
     add_legend(figure, lines, has_markers=False)
     return figure
 
 
 def _draw_calibration(
-    models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig, people: People | None = None
+    models: list[Predicted], lines: dict[tuple[str, str], Line], config: AnalyzeConfig, people: People
 ) -> tuple[Figure, str]:
     """Draw one reliability panel per outcome, each above a histogram of the probabilities.
 
@@ -159,6 +158,7 @@ def _draw_calibration(
                 for item in shown
                 if item.probabilities is not None
             ],
+            items[0].patients,
             config.num_calibration_bins,
             config.min_cell_count,
         )
@@ -181,28 +181,21 @@ def start_figure(num_panels: int, panel_height: float) -> tuple[Figure, int]:
     return Figure(figsize=size, layout="constrained"), num_rows
 
 
-def select_shown(
-    items: list[Predicted], least: int, min_cell_count: int = MIN_CELL_COUNT
-) -> tuple[list[Predicted], str]:
+def select_shown(items: list[Predicted], least: int, min_cell_count: int) -> tuple[list[Predicted], str]:
     """Return the models of one outcome that can be drawn, or none and the words that say why."""
     labels = items[0].labels
-    # a curve of few events shows them one by one
-    reason = explain_too_few(labels.size, int(labels.sum()), max(least, min_cell_count), min_cell_count)
+    # a curve of few events, or of few patients', shows them one by one
+    reason = explain_too_few(labels.size, int(labels.sum()), least, min_cell_count)
+    reason = reason or explain_no_interval(labels, items[0].patients, min_cell_count, min_cell_count)
     shown = [item for item in items if not reason and item.probabilities is not None]
     return shown, reason or next((item.reason for item in items if not shown), "")
 
 
 def title_panel(
-    panel: Axes,
-    outcome: str,
-    items: list[Predicted],
-    reason: str,
-    config: AnalyzeConfig,
-    people: People | None = None,
+    panel: Axes, outcome: str, items: list[Predicted], reason: str, config: AnalyzeConfig, people: People
 ) -> None:
     """Put outcome and counts above a panel, and into it why it is empty, if it is."""
     num_subjects, num_events = items[0].labels.size, int(items[0].labels.sum())
-    people = people or People(frozenset(), config.min_cell_count)
     panel.set_title(
         f"{label_outcome(outcome, config)}\n{people.describe(items[0].site, outcome, num_subjects, num_events)}"
     )

@@ -34,7 +34,7 @@ from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE, Line
 from clinrep.analysis.suppression import HIDDEN
-from clinrep.analysis.tables import PrintedTable, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, label_outcome, print_model, print_outcome, to_words
 from clinrep.run import show_progress
 
 # of the thresholds, those printed: every so many
@@ -146,14 +146,18 @@ def _build_table(curves: list[DecisionCurves], study: Study) -> PrintedTable:
         if "threshold" not in row or row["threshold"] in curve.thresholds[PRINTED_EVERY::PRINTED_EVERY]
     ]
     printed = study.people.round_hidden(pl.DataFrame(chosen, schema=_SCHEMA, orient="row")).with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        outcome=print_outcome(config),
         threshold=pl.col("threshold").map_elements(lambda value: f"{value:.3g}", pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        model=print_model(),
         benefit=pl.struct("net_benefit", "low", "high", "reason").map_elements(_format_benefit, pl.String),
         treat_all=pl.col("net_benefit_treat_all").map_elements(_format_number, pl.String),
     )
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
-    headings = {"outcome": "Outcome", "threshold": "Threshold", "model": "Model", "benefit": f"Net benefit ({level})"}
+    headings = {
+        "outcome": "Outcome",
+        "threshold": "Threshold",
+        "model": "Model",
+        "benefit": f"Net benefit ({config.level_ci})",
+    }
     words, num_keys = to_words(printed, headings | {"treat_all": "Treat all"})
     caption = (
         f"Net benefit in stays per 1,000 at five of the thresholds: true positives minus false positives weighted by "
@@ -165,7 +169,7 @@ def _build_table(curves: list[DecisionCurves], study: Study) -> PrintedTable:
 
 def _describe_intervals(config: AnalyzeConfig) -> str:
     return (
-        f"pointwise {100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} bootstrap "
+        f"pointwise {config.level} percentile intervals of {config.num_bootstraps:,} bootstrap "
         f"replicates resampled by patient"
     )
 
@@ -192,7 +196,7 @@ def _draw_curves(study: Study, curves: list[DecisionCurves]) -> list[DrawnFigure
     with mpl.rc_context(STYLE):
         for site in study.sites:
             of_site = [curve for curve in curves if curve.group.site == site.name]
-            where = f", site {site.name}" if len(study.sites) > 1 else ""
+            where = study.say_where(site.name)
             name, title = f"decision_curves_{site.name}", f"Decision curves{where}"
             figure, left_out = _draw_site(of_site, lines, study)
             caption = _CAPTION.format(intervals=_describe_intervals(config)) + left_out

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from clinrep.analysis.bootstrap import compute_interval
+from clinrep.analysis.classifier_runs import CLASSIFIER
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.delong import compute_auroc_covariance
 from clinrep.analysis.metrics import METRICS, Floats, Ranking
-from clinrep.analysis.predictions import CLASSIFIER
 from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, replicate_statistic
 from clinrep.analysis.significance import adjust_holm, compute_bootstrap_p, compute_normal_p

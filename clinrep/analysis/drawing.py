@@ -25,6 +25,7 @@ class DrawnFigure:
 
 def save_figure(figure: Figure, directory: Path, name: str, title: str, caption: str) -> DrawnFigure:
     """Write NAME.pdf (fonts embedded) and NAME.png, without the time of day."""
+    artifacts.check_file_word(name, "figure")
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         with artifacts.atomic_path(directory / f"{name}.{kind}") as temporary:
             figure.savefig(temporary, format=kind, dpi=PNG_DPI, metadata=metadata)

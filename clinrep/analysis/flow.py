@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import polars as pl
 
+from clinrep.analysis.cohort import NO_REASON
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.flow_drawing import draw_flow
 from clinrep.analysis.inputs import Site
@@ -20,7 +21,6 @@ from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.artifacts import SPLITS
 
 SPLIT_WORDS = {"train": "Train", "val": "Validation", "test": "Test"}
-NO_REASON = "no reason given"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _blank(row: FlowRow) -> FlowRow:
 def _draw(study: Study, site: Site, rows: list[FlowRow]) -> DrawnFigure:
     words = {outcome: label_outcome(outcome, study.config) for outcome in study.outcomes}
     figure = draw_flow(rows, words, SPLIT_WORDS)
-    where = f", site {site.name}" if len(study.sites) > 1 else ""
+    where = study.say_where(site.name)
     caption = (
         f"Hospital stays from the source table to the labelled stays of each split, from the ledger of "
         f"{Path(study.config.timelines_dir[site.name])}. Patients are counted where known; a patient is in one "

@@ -110,6 +110,7 @@ def choose_outcomes(sites: list[Site], config: AnalyzeConfig) -> list[str]:
     outcomes = config.outcomes or sorted(known[sites[0].name])
     for site, outcome in ((site, outcome) for site in known for outcome in outcomes):
         lookup(known[site], outcome, f"outcome at site {site}")
+        artifacts.check_file_word(outcome, f"outcome at site {site}:")
     return outcomes
 
 

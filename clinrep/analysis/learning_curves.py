@@ -13,11 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from clinrep.analysis.classifier_runs import STARTS
-from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.style import LINES, Line
-from clinrep.analysis.suppression import format_count
-from clinrep.analysis.tables import label_outcome
 
 PANEL_INCHES = (3.4, 2.6)
 LEGEND_INCHES = 5.0  # of width, for two columns of words
@@ -37,10 +34,10 @@ class Reference:
 def draw_learning_curves(
     rows: pl.DataFrame,
     references: dict[str, list[Reference]],
-    config: AnalyzeConfig,
+    titles: dict[str, str],
     label_start: Callable[[str], str],
 ) -> Figure:
-    """Draw a column an outcome and a row a metric; `rows` as `average_runs` returns them, of one site."""
+    """Draw a column an outcome, under its title, and a row a metric; `rows` as of `average_runs`, of one site."""
     outcomes = rows["outcome"].unique(maintain_order=True).to_list()
     metrics = [name for name in METRICS if name in set(rows["metric"])]
     size = (max(LEGEND_INCHES, PANEL_INCHES[0] * len(outcomes)), PANEL_INCHES[1] * len(metrics) + 0.7)
@@ -57,12 +54,7 @@ def draw_learning_curves(
                     dashes = _REFERENCE_DASHES[labels.index(line.label) % len(_REFERENCE_DASHES)]
                     panel.axhline(line.value, color=REFERENCE_COLOR, linestyle=dashes, linewidth=1)
             panel.set_ylabel(METRICS[metric].label if column == 0 else "")
-        first = rows.filter(pl.col("outcome") == outcome).row(0, named=True)
-        num_subjects, num_events = (
-            format_count(first[name], config.min_cell_count) for name in ("num_subjects", "num_events")
-        )
-        counts = f"{num_subjects} test stays, {num_events} with the event"
-        panels[0, column].set_title(f"{label_outcome(outcome, config)}\n{counts}")
+        panels[0, column].set_title(titles[outcome])
         panels[-1, column].set_xlabel("Local training stays")
     figure.legend(handles=_make_handles(rows, labels, label_start), loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -80,7 +72,8 @@ def _draw_panel(panel: Axes, rows: pl.DataFrame) -> None:
             panel.axhspan(row["low"], row["high"], color=UNCHANGED_COLOR, alpha=0.08, linewidth=0)
     starts = [start for start in STARTS if start in set(drawn["start"])]
     for place, start in enumerate(starts):
-        line, points = _find_line(start), drawn.filter(start=start).sort("num_train_stays")
+        of_start = drawn.filter(pl.col("num_train_stays") > 0, start=start)  # 0 is few, and has no logarithm
+        line, points = _find_line(start), of_start.sort("num_train_stays")
         x = points["num_train_stays"].to_numpy() * 1.04 ** (place - (len(starts) - 1) / 2)  # bars beside each other
         y = points["estimate"].to_numpy()
         low, high = (points[name].fill_null(points["estimate"]).to_numpy() for name in ("low", "high"))

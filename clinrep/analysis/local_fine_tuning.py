@@ -11,7 +11,7 @@ import polars as pl
 from clinrep.analysis.classifier_runs import STARTS, ClassifierRun
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure, save_figure
-from clinrep.analysis.inputs import Site
+from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.learning_curves import Reference, draw_learning_curves
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.probes import NO_PROBE, Predicted
@@ -19,11 +19,13 @@ from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import STYLE
 from clinrep.analysis.suppression import round_counts
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, print_outcome, to_words
 
 DRAWN = ("auroc", "auprc")
 UNCHANGED = "Source classifier, unchanged"
 _KEYS = ["site", "outcome", "start", "training_fraction"]
+# counts of stays that were learned from: those of the patients whose they are
+_COUNTS = {"num_train_stays": "num_train_patients", "num_train_events": "num_train_event_patients"}
 _NOTHING = (
     "No site has classifiers that learned from several shares of its train patients, from several starts, or none: "
     "02_finetune.py with --training_fraction, --from_scratch and --classifier_dir makes them (docs/manuscript.md)."
@@ -36,8 +38,7 @@ def build_local_section(study: Study) -> Section:
     title = "Local fine-tuning"
     if points.is_empty():
         return Section("local_fine_tuning", title, text=_NOTHING)
-    averaged = average_runs(points)
-    averaged = round_counts(averaged, ["num_train_stays", "num_train_events"], study.config.min_cell_count)
+    averaged = round_counts(average_runs(study.people.hide_scored(points)), _COUNTS, study.config.min_cell_count)
     with mpl.rc_context(STYLE):
         figures = [_draw_site(study, averaged, site) for site in averaged["site"].unique(maintain_order=True)]
     return Section("local_fine_tuning", title, tables=[_build_table(averaged, study.config)], figures=figures)
@@ -57,8 +58,8 @@ def select_curve_runs(site: Site, outcome: str) -> dict[str, ClassifierRun]:
 def collect_points(study: Study) -> pl.DataFrame:
     """Return a row a run and metric: what it started and learned from, and its scores on all test stays.
 
-    Columns site, outcome, start, training_fraction, seed, model, num_train_stays, num_train_events, and those of
-    `scores` from metric on.
+    Columns site, outcome, start, training_fraction, seed, model, those of `_COUNTS`, and those of `scores` from
+    metric on.
     """
     rows = [
         {
@@ -70,6 +71,8 @@ def collect_points(study: Study) -> pl.DataFrame:
             "model": model,
             "num_train_stays": run.num_stays,
             "num_train_events": run.num_events,
+            "num_train_patients": run.num_patients,
+            "num_train_event_patients": run.num_event_patients,
         }
         for site in study.sites
         for outcome in study.outcomes
@@ -78,7 +81,7 @@ def collect_points(study: Study) -> pl.DataFrame:
     scores = study.scores.filter((pl.col("probe") == NO_PROBE) & (pl.col("subgroup") == ALL)).drop("probe", "subgroup")
     schema = dict.fromkeys(("site", "outcome", "start", "model"), pl.String) | {
         "training_fraction": pl.Float64,
-        **dict.fromkeys(("seed", "num_train_stays", "num_train_events"), pl.Int64),
+        **dict.fromkeys(("seed", *_COUNTS, *_COUNTS.values()), pl.Int64),
     }
     frame = pl.DataFrame(rows, schema=schema)
     return frame.join(scores, on=["site", "outcome", "model"], how="inner", maintain_order="left")
@@ -94,10 +97,8 @@ def average_runs(points: pl.DataFrame) -> pl.DataFrame:
     is_single = pl.len() == 1
     grouped = points.group_by([*_KEYS, "metric"], maintain_order=True).agg(
         num_runs=pl.len(),
-        num_train_stays=pl.col("num_train_stays").mean().round().cast(pl.Int64),
-        num_train_events=pl.col("num_train_events").mean().round().cast(pl.Int64),
-        num_subjects=pl.col("num_subjects").first(),
-        num_events=pl.col("num_events").first(),
+        **{name: pl.col(name).mean().round().cast(pl.Int64) for name in _COUNTS},
+        **{name: pl.col(name).min() for name in _COUNTS.values()},
         estimate=pl.when(pl.col("estimate").null_count() == 0).then(pl.col("estimate").mean()),
         low=pl.when(is_single).then(pl.col("low").first()).otherwise(pl.col("estimate").min()),
         high=pl.when(is_single).then(pl.col("high").first()).otherwise(pl.col("estimate").max()),
@@ -134,7 +135,7 @@ def _build_table(averaged: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
         "metric", index=keys, values="cell", maintain_order=True
     )
     printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
+        outcome=print_outcome(config),
         start=pl.col("start").map_elements(label_start, pl.String),
         training_fraction=pl.col("training_fraction").map_elements(lambda share: f"{share:g}", pl.String),
     )
@@ -154,10 +155,9 @@ def _build_table(averaged: pl.DataFrame, config: AnalyzeConfig) -> PrintedTable:
 
 def _describe(averaged: pl.DataFrame, config: AnalyzeConfig) -> str:
     """Return the caption of table and figures."""
-    level = f"{100 * config.confidence_level:g} %"
     spread = (
-        f"In parentheses {level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates resampled by "
-        "patient, which say nothing of the chance in training"
+        f"In parentheses {config.level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
+        "resampled by patient, which say nothing of the chance in training"
     )
     if (averaged["num_runs"] > 1).any():
         spread += "; in brackets the least and the greatest of several runs around their mean"
@@ -173,14 +173,23 @@ def _draw_site(study: Study, averaged: pl.DataFrame, site: str) -> DrawnFigure:
     """Draw the curves of one site: a column an outcome, AUROC above AUPRC."""
     rows = averaged.filter((pl.col("site") == site) & pl.col("metric").is_in(DRAWN))
     references = {outcome: _find_references(study, site, outcome) for outcome in rows["outcome"].unique()}
-    figure = draw_learning_curves(rows, references, study.config, label_start)
-    where = f", site {site}" if len(study.sites) > 1 else ""
+    titles = {outcome: _title_column(study, site, outcome) for outcome in rows["outcome"].unique()}
+    figure = draw_learning_curves(rows, references, titles, label_start)
+    where = study.say_where(site)
     caption = _describe(rows, study.config) + (
         " Bars, and the band around the unchanged classifier, are these intervals or ranges. Dotted: a probe on the "
         f"backbone fitted at {study.config.fitted_site}, which needs no local label; for AUPRC also the prevalence, "
         "that of a model that knows nothing."
     )
+    if rows.filter(pl.col("start") != "unchanged")["num_train_stays"].min() == 0:
+        caption += f" Shares of fewer than {study.config.min_cell_count} local patients are not drawn."
     return save_figure(figure, study.figures_dir, f"local_fine_tuning_{site}", f"Local fine-tuning{where}", caption)
+
+
+def _title_column(study: Study, site: str, outcome: str) -> str:
+    """Return the words above the panels of one outcome."""
+    counts = study.scores.filter(site=site, outcome=outcome, subgroup=ALL).select("num_subjects", "num_events").row(0)
+    return f"{label_outcome(outcome, study.config)}\n{study.people.describe(site, outcome, *counts)}"
 
 
 def _find_references(study: Study, site: str, outcome: str) -> list[Reference]:
@@ -194,7 +203,7 @@ def _find_references(study: Study, site: str, outcome: str) -> list[Reference]:
             if row["metric"] in DRAWN and row["estimate"] is not None:
                 lines.append(Reference(row["metric"], row["estimate"], label_model(probe.model, probe.probe)))
     labels = items[0].labels if items else np.zeros(0, bool)
-    if labels.size:
+    if labels.size and not study.people.is_hidden("events", site, outcome, TEST_SPLIT):
         lines.append(Reference("auprc", float(labels.mean()), "Prevalence"))
     return lines
 

@@ -25,6 +25,7 @@ from clinrep.analysis.inputs import TEST_SPLIT, Site, describe_representation
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import COLORS, STYLE
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import label_outcome
 from clinrep.config import InputError, lookup
 from clinrep.distributed import derive_seed
@@ -83,13 +84,16 @@ def build_map_section(study: Study) -> Section:
         return Section("maps", "Maps of the stays", "There are fewer than three test stays to draw.")
     vectors, figures = StandardScaler().fit_transform(vectors), []
     with mpl.rc_context(STYLE):
+        is_hidden = any(study.people.is_hidden("stays", site.name, TEST_SPLIT) for site in study.sites)
+        num_drawn = HIDDEN if is_hidden else f"{len(vectors):,}"
         for name, project in methods.items():
             projection = project(vectors, study.config, derive_seed(study.config.seed, f"maps/{name}"))
             caption = (
-                f"{len(vectors):,} test stays by their {describe_representation(fitted.source, key)}; "
+                f"{num_drawn} test stays by their {describe_representation(fitted.source, key)}; "
                 f"a point is one stay. {projection.note} Panels colour the same points by outcome (stays without a "
                 "label are left out of its panel), by site, and by whether the anomaly score of the settings calls "
-                f"them outliers; a panel is grey where fewer than {study.config.min_cell_count} could be told apart."
+                f"them outliers; a panel is grey where the stays of fewer than {study.config.min_cell_count} "
+                "patients could be told apart."
             )
             figure = _draw_panels(projection, stays, study)
             title = f"Test stays by {'PCA' if name == 'pca' else 't-SNE'}"
@@ -98,7 +102,7 @@ def build_map_section(study: Study) -> Section:
 
 
 def draw_stays(study: Study, key: tuple[int, str]) -> tuple[pl.DataFrame, Floats]:
-    """Return the stays to draw (site, subject_id, is_outlier, a label column an outcome) and their vectors (N, D).
+    """Return the stays to draw (ids, site, is_outlier, a label column an outcome) and their vectors (N, D).
 
     Of more than `max_stays`, a random sample of all sites' test stays together, in random order, so that no site or
     class lies on top of another.
@@ -115,7 +119,8 @@ def _describe_site(site: Site, study: Study, key: tuple[int, str]) -> tuple[pl.D
     vectors = site.representations[TEST_SPLIT][key]
     flags = select_main(study.anomalies, study.config).filter(pl.col("site") == site.name)
     rows = vectors.subject_ids.sort().to_frame().with_columns(site=pl.lit(site.name))
-    rows = rows.join(flags.select("subject_id", "is_outlier"), on="subject_id", how="left", maintain_order="left")
+    for known in (site.stays.select("subject_id", "patient_id"), flags.select("subject_id", "is_outlier")):
+        rows = rows.join(known, on="subject_id", how="left", maintain_order="left")
     for outcome in study.outcomes:
         labels = site.outcomes.filter(pl.col("outcome") == outcome).select("subject_id", pl.col("label").alias(outcome))
         rows = rows.join(labels, on="subject_id", how="left", maintain_order="left")
@@ -137,7 +142,7 @@ def _draw_panels(projection: Projection, stays: pl.DataFrame, study: Study) -> F
     axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, (title, values, levels, words) in zip(axes, panels, strict=False):
         is_two = title != "Site"
-        counts = [int((values == level).sum()) for level in levels]
+        counts = [stays.filter(pl.Series(values == level))["patient_id"].n_unique() for level in levels]
         if is_two and any(0 < count < study.config.min_cell_count for count in counts):
             _draw_panel(axis, projection.points, np.zeros(len(values), object), [0], ["too few to colour"], is_two)
         else:

@@ -79,18 +79,63 @@ class Ranking:
         return np.column_stack([residuals**2, residuals, slopes])
 
 
+class Sums:
+    """What the metrics read of a ranking under R weightings: `Tally` from weights of stays, others in their ways."""
+
+    ranking: Ranking
+
+    @property
+    def merged(self) -> tuple[Floats, Floats]:
+        """Weights (R, G) with and without the event by merged group."""
+        raise NotImplementedError
+
+    @property
+    def total(self) -> Floats:
+        """(R,) weight of all."""
+        raise NotImplementedError
+
+    @property
+    def squared_errors(self) -> Floats:
+        """(R,) weighted sums of the squared errors."""
+        raise NotImplementedError
+
+    @property
+    def bin_residuals(self) -> Floats:
+        """(R, B) weighted sums of label minus probability in each bin."""
+        raise NotImplementedError
+
+    @property
+    def expansion_sums(self) -> Floats:
+        """(R, C) weighted sums of the columns of the expansion."""
+        raise NotImplementedError
+
+    def weigh_stays(self, rows: NDArray[np.intp]) -> Floats:
+        """Return (r, N) some weightings of the stays in the ranking's order."""
+        raise NotImplementedError
+
+    @cached_property
+    def recalibration(self) -> Floats:
+        """(R, 2) intercept and slope of the labels on the logits; NaN where there are none."""
+        expansion, ranking = self.ranking.expansion, self.ranking
+        found, starts = np.full((2, len(self.total), 2), [[[np.nan]], [[0]]])
+        if expansion is None and (len(found) == 1 or not 0 < ranking.labels.sum() < ranking.labels.size):
+            return found
+        if expansion is not None:
+            found, starts = solve(expansion, self.expansion_sums)
+        rest = np.flatnonzero(~np.isfinite(found[:, 1]))
+        if rest.size:
+            data = ranking.labels, compute_logits(ranking.stay_probabilities), self.weigh_stays(rest)
+            found[rest] = np.stack(recalibrate(*data, starts[rest]), axis=1)
+        return found
+
+
 @dataclass(frozen=True)
-class Tally:
-    """What the metrics read of stays in falling order of probability under R weightings; each sum is made once."""
+class Tally(Sums):
+    """The sums from weights of the stays, columns in the ranking's order; each is made once."""
 
     ranking: Ranking
     weights: Floats
     """(R, N)"""
-
-    @property
-    def probabilities(self) -> Floats:
-        """(G,) falling."""
-        return self.ranking.probabilities
 
     @cached_property
     def positives(self) -> Floats:
@@ -114,12 +159,12 @@ class Tally:
 
     @cached_property
     def merged(self) -> tuple[Floats, Floats]:
-        """Weights with and without the event by merged group."""
+        """Weights (R, G) with and without the event by merged group."""
         starts, has_event = self.ranking.merged
         at = np.flatnonzero(self.ranking.labels)
-        events = np.take(self.weights, at, axis=1)
         positives = np.zeros((len(self.weights), starts.size))
         if at.size:
+            events = np.take(self.weights, at, axis=1)
             positives[:, has_event] = _sum_groups(events, np.searchsorted(at, starts[has_event]))
         negatives = self.weights.copy()
         negatives[:, at] = 0
@@ -137,21 +182,24 @@ class Tally:
         parts = [self.weights[:, start:end] @ columns[start:end] for start, end in itertools.pairwise(ends)]
         return np.stack(parts, axis=1)
 
-    @cached_property
-    def recalibration(self) -> Floats:
-        """(R, 2) intercept and slope of the labels on the logits; NaN where there are none."""
-        expansion, ranking = self.ranking.expansion, self.ranking
-        if expansion is None and (len(self.weights) == 1 or not 0 < ranking.labels.sum() < ranking.labels.size):
-            return np.full((len(self.weights), 2), np.nan)
-        found = np.full((len(self.weights), 2), np.nan)
-        if expansion is not None:
-            found = solve(expansion, self.sums[:, :, 2:].sum(axis=1))
-        rest = np.flatnonzero(~np.isfinite(found[:, 1]))
-        if rest.size:
-            start = None if expansion is None else expansion.estimate
-            logits = compute_logits(ranking.stay_probabilities)
-            found[rest] = np.stack(recalibrate(ranking.labels, logits, self.weights[rest], start), axis=1)
-        return found
+    @property
+    def squared_errors(self) -> Floats:
+        """(R,) weighted sums of the squared errors."""
+        return np.asarray(self.sums[:, :, 0].sum(axis=1))
+
+    @property
+    def bin_residuals(self) -> Floats:
+        """(R, B) weighted sums of label minus probability in each bin."""
+        return self.sums[:, :, 1]
+
+    @property
+    def expansion_sums(self) -> Floats:
+        """(R, C) weighted sums of the columns of the expansion."""
+        return np.asarray(self.sums[:, :, 2:].sum(axis=1))
+
+    def weigh_stays(self, rows: NDArray[np.intp]) -> Floats:
+        """Return (r, N) some weightings of the stays in the ranking's order."""
+        return self.weights[rows]
 
 
 def _sum_groups(weights: Floats, starts: NDArray[np.intp]) -> Floats:
@@ -167,7 +215,7 @@ def rank(labels: NDArray[np.bool_], probabilities: Floats, num_bins: int = NUM_B
     return Ranking(order, starts, ordered[starts], labels[order], num_bins)
 
 
-def compute_auroc(tally: Tally) -> Floats:
+def compute_auroc(tally: Sums) -> Floats:
     """Return (R,) the chance that a stay with the event outranks one without, ties counting half.
 
     NaN where a weighting has no stay with the event or none without. The Mann-Whitney form of
@@ -177,11 +225,10 @@ def compute_auroc(tally: Tally) -> Floats:
     above = np.cumsum(positives, axis=1)
     total = above[:, -1].copy()
     above -= 0.5 * positives
-    wins = np.einsum("rg,rg->r", above, negatives)
-    return _divide(wins, total * negatives.sum(axis=1))
+    return _divide(np.einsum("rg,rg->r", above, negatives), total * negatives.sum(axis=1))
 
 
-def compute_auprc(tally: Tally) -> Floats:
+def compute_auprc(tally: Sums) -> Floats:
     """Return (R,) average precision: the sum over thresholds of precision times the rise in recall.
 
     No interpolation, as in scikit-learn's average_precision_score. NaN where a weighting has no
@@ -195,27 +242,26 @@ def compute_auprc(tally: Tally) -> Floats:
     true = np.cumsum(positives, axis=1)
     # groups of no weight have no precision and add nothing
     precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
-    gain = np.einsum("rg,rg->r", precision, positives)
     num_positives = true[:, -1] if true.shape[1] else np.zeros(len(true))
-    return _divide(gain, np.where(num_negatives > 0, num_positives, 0))
+    return _divide(np.einsum("rg,rg->r", precision, positives), np.where(num_negatives > 0, num_positives, 0))
 
 
-def compute_brier(tally: Tally) -> Floats:
+def compute_brier(tally: Sums) -> Floats:
     """Return (R,) the mean squared distance of probability and label, 0 for a perfect forecast."""
-    return _divide(tally.sums[:, :, 0].sum(axis=1), tally.total)
+    return _divide(tally.squared_errors, tally.total)
 
 
-def compute_ece(tally: Tally) -> Floats:
+def compute_ece(tally: Sums) -> Floats:
     """Return (R,) the expected calibration error: |share with the event - mean probability|, averaged over the bins.
 
     Naeini, Cooper and Hauskrecht (AAAI 2015), in bins of equal numbers of stays (Nguyen and O'Connor, EMNLP 2015,
     section 3), ties together; the bins are those of the plain sample under every weighting. Never negative, and so
     above its true value in small samples.
     """
-    return _divide(np.abs(tally.sums[:, :, 1]).sum(axis=1), tally.total)
+    return _divide(np.abs(tally.bin_residuals).sum(axis=1), tally.total)
 
 
-def compute_slope(tally: Tally) -> Floats:
+def compute_slope(tally: Sums) -> Floats:
     """Return (R,) the calibration slope: 1 for a right spread of probabilities, less where they are too extreme.
 
     Of the logistic regression of labels on logits (Cox, Biometrika 45 (1958) 562-565). NaN where there is none.
@@ -223,7 +269,7 @@ def compute_slope(tally: Tally) -> Floats:
     return tally.recalibration[:, 1]
 
 
-def compute_intercept(tally: Tally) -> Floats:
+def compute_intercept(tally: Sums) -> Floats:
     """Return (R,) the intercept of that regression: 0 where the probabilities are right."""
     return tally.recalibration[:, 0]
 
@@ -239,7 +285,7 @@ class Metric:
 
     label: str
     """Printed name."""
-    compute: Callable[[Tally], Floats]
+    compute: Callable[[Sums], Floats]
     is_reflected: bool = False
     """Whether its interval is the basic one, which takes off a bias (`compute_interval`)."""
 

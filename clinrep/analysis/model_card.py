@@ -97,7 +97,7 @@ def _describe_metrics(study: Study, facts: StudyFacts) -> Iterator[Line]:
     yield "Decision thresholds", ask("thresholds, if any, and how they were chosen")
     yield (
         "Uncertainty",
-        f"{100 * config.confidence_level:g} % percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
+        f"{config.level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
         f"resampled by patient; none where fewer than {config.min_events_for_interval} stays have, or do not have, "
         "the outcome",
     )
@@ -136,14 +136,15 @@ def _describe_results(study: Study, facts: StudyFacts) -> Iterator[Line]:
         site, outcome, subgroup, model, probe = (str(value) for value in values)
         of_whom = "" if subgroup == ALL else f", {subgroup}"
         name = f"{label_outcome(outcome, study.config)} at {site}{of_whom}: {label_model(model, probe)}"
-        yield name, _format_results(rows, study.config.min_cell_count)
+        patients = study.class_patients.filter(site=site, outcome=outcome, subgroup=subgroup)
+        yield name, _format_results(rows, patients, study.config.min_cell_count)
 
 
-def _format_results(rows: pl.DataFrame, least: int) -> str:
-    """Return the numbers of one model, without those that rest on few stays."""
-    events, others = rows["num_events"][0], rows["num_subjects"][0] - rows["num_events"][0]
-    if min(events, others) < least:
-        return f"not shown: fewer than {least} test stays with the outcome, or without it (min_cell_count)"
+def _format_results(rows: pl.DataFrame, patients: pl.DataFrame, least: int) -> str:
+    """Return the numbers of one model, without those that rest on the stays of few patients."""
+    counts = patients.select("num_event_patients", "num_other_patients").rows()
+    if min(counts[0] if counts else (0,)) < least:
+        return f"not shown: fewer than {least} test patients with the outcome, or without it (min_cell_count)"
     if rows["estimate"].null_count() == rows.height:
         return "not given: too few events, or no model; the report says which"
     words = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from clinrep.analysis.cohort import CATEGORIES, UNKNOWN
+from clinrep.analysis.cohort import CATEGORIES, NO_REASON, UNKNOWN
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.subgroups import assign_subgroups
@@ -101,6 +101,27 @@ def count_people(sites: list[Site], outcomes: list[str], anomalies: pl.DataFrame
     return People(frozenset(hidden), config.min_cell_count)
 
 
+def count_class_patients(
+    sites: list[Site], outcomes: list[str], anomalies: pl.DataFrame, config: AnalyzeConfig
+) -> pl.DataFrame:
+    """Return table `class_patients`: whose the labelled test stays with and without each outcome are, by subgroup."""
+    subgroups = assign_subgroups(sites, anomalies, config)
+    is_scored = pl.col("outcome").is_in(outcomes) & (pl.col("split") == TEST_SPLIT) & pl.col("label").is_not_null()
+    frames = []
+    for site in sites:
+        labelled = site.outcomes.filter(is_scored).sort("outcome", "subject_id")
+        groups = subgroups[site.name].select("subject_id", "subgroup")
+        everyone = labelled.select(pl.col("subject_id").unique()).with_columns(subgroup=pl.lit(ALL))
+        joined = labelled.join(pl.concat([everyone, groups]), on="subject_id", maintain_order="left_right")
+        patients = pl.col("patient_id")
+        counted = joined.group_by("outcome", "subgroup", maintain_order=True).agg(
+            num_event_patients=patients.filter(pl.col("label")).n_unique().cast(pl.UInt64),
+            num_other_patients=patients.filter(~pl.col("label")).n_unique().cast(pl.UInt64),
+        )
+        frames.append(counted.select(pl.lit(site.name).alias("site"), pl.all()))
+    return pl.concat(frames)
+
+
 def _add_stays(cells: Cells, site: Site) -> None:
     """Add stays, patients and the categories of the cohort table, by split and in all."""
     for split in (ALL, *SPLITS):
@@ -134,10 +155,10 @@ def _add_outcome(cells: Cells, site: Site, outcome: str, split: str) -> None:
     _add(cells, ("excluded", *where), excluded)
     _add(cells, ("labelled", *where), labelled, is_fixed=True)
     cells.add_sum(("stays", site.name, split), [("excluded", *where), ("labelled", *where)])
-    reasons = [str(reason) for reason in excluded["excluded_reason"].fill_null("no reason given").unique().sort()]
+    reasons = [str(reason) for reason in excluded["excluded_reason"].fill_null(NO_REASON).unique().sort()]
     for reason in reasons:
         _add(cells, ("reason", *where, reason),
-             excluded.filter(pl.col("excluded_reason").fill_null("no reason given") == reason))  # fmt: skip
+             excluded.filter(pl.col("excluded_reason").fill_null(NO_REASON) == reason))  # fmt: skip
     if reasons:
         cells.add_sum(("excluded", *where), [("reason", *where, reason) for reason in reasons])
     _add_events(cells, where, labelled)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
 from clinrep.analysis.scores import ALL
+from clinrep.analysis.seeds import SEED_WORDS, append_seed_means, drop_unused, format_mean
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_model, print_outcome, to_words
 
 FEW_EVENTS = "\N{DAGGER}"
 
@@ -20,44 +23,65 @@ def build_performance_section(study: Study) -> Section:
 
 def _build_score_table(study: Study) -> PrintedTable:
     config = study.config
-    scores = mark_few_events(study.scores.filter(subgroup=ALL), config.few_events)
-    numbers = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
+    scores = mark_few_events(study.scores.filter(subgroup=ALL), study)
+    hidden = study.people.hide_scored(scores).with_columns(prevalence=pl.col("num_events") / pl.col("num_subjects"))
+    numbers = drop_unused(append_seed_means(hidden, study.sites))
     printed = pivot_scores(numbers, ["site", "outcome", "num_subjects", "num_events", "model", "probe"], config)
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {
         "outcome": "Outcome",
         "num_subjects": "Stays",
         "num_events": "Events",
         "prevalence": "Prevalence",
         "model": "Model",
-        **{name: f"{metric.label} ({level})" for name, metric in METRICS.items()},
+        **{name: f"{metric.label} ({config.level_ci})" for name, metric in METRICS.items()},
     }
     words, num_keys = to_words(printed, headings)
     caption = (
         f"Performance on the test split, with {describe_intervals(config)} The prevalence is the AUPRC of a "
         f"model that knows nothing. A number needs {config.min_events_for_estimate} stays with the event and as "
-        f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from fewer than "
-        f"{config.few_events} of either. ECE: expected calibration error in up to {config.num_calibration_bins} "
-        "groups of equal numbers of stays; slope and intercept are those of the recalibration of the log-odds, 1 and 0 "
-        f"where probabilities are right. Probes were fitted on the train split of site {config.fitted_site}."
+        f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from stays "
+        f"of fewer than {config.few_events} patients of either kind. ECE: expected calibration error in up to "
+        f"{config.num_calibration_bins} groups of equal numbers of stays; slope and intercept are those of the "
+        "recalibration of the log-odds, 1 and 0 where probabilities are right. Probes were fitted on the train split "
+        f"of site {config.fitted_site}."
     )
+    caption += f" {SEED_WORDS}" if "num_seeds" in numbers.columns else ""
     return PrintedTable("scores", "Performance on held-out patients", caption, numbers, words, num_keys + 4)
 
 
 def describe_intervals(config: AnalyzeConfig) -> str:
     """Return the words of a caption for the intervals of the score table."""
     return (
-        f"{100 * config.confidence_level:g} % percentile intervals (of the ECE: basic, which takes off its bias) of "
+        f"{config.level} percentile intervals (of the ECE: basic, which takes off its bias) of "
         f"{config.num_bootstraps:,} bootstrap replicates, patients with and without an event drawn separately."
     )
 
 
-def mark_few_events(scores: pl.DataFrame, least: int) -> pl.DataFrame:
-    """Return the scores with `note`: that they come from fewer than `least` stays with the event, or without."""
-    num_others = pl.col("num_subjects").cast(pl.Int64) - pl.col("num_events").cast(pl.Int64)
-    few = pl.when(pl.col("num_events") < least).then(pl.lit(f"fewer than {least} events"))
-    note = few.when(num_others < least).then(pl.lit(f"fewer than {least} non-events"))
-    return scores.with_columns(note=note.otherwise(None).cast(pl.String))
+def mark_few_events(scores: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """Return the scores with `note`: that those with the event, or without, are the stays of few patients.
+
+    Scores without `subgroup` are of all stays.
+    """
+    least, patients = study.config.few_events, study.class_patients
+    if "subgroup" not in scores.columns:
+        patients = patients.filter(subgroup=ALL).drop("subgroup")
+    keys = [name for name in ("site", "outcome", "subgroup") if name in patients.columns]
+    counts = [pl.col(name).fill_null(0) for name in ("num_event_patients", "num_other_patients")]
+    notes = [f"events of fewer than {least} patients", f"non-events of fewer than {least} patients"]
+    marked = scores.join(patients, on=keys, how="left", maintain_order="left").with_columns(
+        note=pl.when(counts[0] < least).then(pl.lit(notes[0])).when(counts[1] < least).then(pl.lit(notes[1]))
+    )
+    return marked.drop("num_event_patients", "num_other_patients")
+
+
+def format_cells(columns: list[str]) -> pl.Expr:
+    """Return the words of each score, and of the mean over seeds where the frame has the columns of one."""
+    names = [name for name in ("estimate", "low", "high", "reason", "num_seeds", "sd") if name in columns]
+
+    def format_row(row: dict[str, Any]) -> str:
+        return format_mean(row) if row.get("num_seeds") else format_score(row)
+
+    return pl.struct(names).map_elements(format_row, pl.String)
 
 
 def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -> pl.DataFrame:
@@ -66,11 +90,11 @@ def pivot_scores(scores: pl.DataFrame, keys: list[str], config: AnalyzeConfig) -
     Numbers from few events end in `FEW_EVENTS`.
     """
     mark = pl.when(pl.col("note").is_not_null() & pl.col("estimate").is_not_null()).then(pl.lit(FEW_EVENTS))
-    cell = pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
+    cell = format_cells(scores.columns)
     printed = scores.select(*keys, "metric", cell=cell + mark.otherwise(pl.lit("")))
     return printed.pivot("metric", index=keys, values="cell", maintain_order=True).with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        outcome=print_outcome(config),
+        model=print_model(),
         prevalence=(pl.col("num_events") / pl.col("num_subjects"))
         .fill_nan(None)
         .map_elements(lambda value: f"{value:.3f}", pl.String),

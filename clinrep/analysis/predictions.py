@@ -10,7 +10,6 @@ import polars as pl
 
 from clinrep import artifacts
 from clinrep.analysis.checks import check_made_from, require_same_subjects, require_unique
-from clinrep.analysis.classifier_runs import CLASSIFIER as CLASSIFIER
 from clinrep.analysis.classifier_runs import ClassifierRun, describe_run, find_main, name_runs
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
@@ -69,18 +68,12 @@ def read_zero_shot(representations: Path, outcomes: pl.DataFrame) -> dict[str, p
     if not artifacts.find_parts("zero_shot", representations, TESTED):
         return {}
     table = artifacts.read_table("zero_shot", representations, TESTED)
-    require_unique(table, ["subject_id", "outcome"], f"{representations}/zero_shot/{TESTED}")
     answers = {}
     for (outcome,), rows in table.partition_by("outcome", as_dict=True).items():
         what = f"{representations}/zero_shot/{TESTED}, outcome {outcome}"
         labelled = outcomes.filter((pl.col("outcome") == outcome) & pl.col("label").is_not_null())
         tested = labelled.filter(pl.col("split") == TESTED)
-        both = rows.join(tested, on="subject_id", suffix="_true")
-        if both.height < rows.height:
-            raise InputError(
-                f"{what}: {rows.height - both.height} stays have no label in outcomes.parquet; run 03 again"
-            )
-        num_different = both.filter(pl.col("label") != pl.col("label_true")).height
+        num_different = check_zero_shot(rows, tested, what)
         if rows.height < tested.height or num_different:
             logger.warning(
                 "%s: not scored: answers of %d of %d labelled stays, %d with another label (horizon_hours)",
@@ -89,6 +82,24 @@ def read_zero_shot(representations: Path, outcomes: pl.DataFrame) -> dict[str, p
             continue
         answers[str(outcome)] = rows
     return answers
+
+
+def check_zero_shot(rows: pl.DataFrame, tested: pl.DataFrame, what: str) -> int:
+    """Refuse answers of stays that have no label, or occur twice; return how many have another label.
+
+    Args:
+        rows: answers to one outcome, with subject_id and label.
+        tested: subject_id and label of its labelled test stays.
+        what: the table, for messages.
+
+    Raises:
+        InputError: as said.
+    """
+    require_unique(rows, ["subject_id"], what)
+    both = rows.join(tested.select("subject_id", true="label"), on="subject_id")
+    if both.height < rows.height:
+        raise InputError(f"{what}: {rows.height - both.height} stays are no labelled test stays; run 03 again")
+    return both.filter(pl.col("label") != pl.col("true")).height
 
 
 def find_prediction_runs(directory: Path) -> list[Path]:

@@ -128,7 +128,7 @@ class NeighborsProbe(PlainProbe):
             CannotFitError: fewer stays than neighbours.
         """
         if labels.size < self._num_neighbors:
-            raise CannotFitError(f"{labels.size} stays in train, and {self._num_neighbors} neighbours")
+            raise CannotFitError(f"fewer stays in train than the {self._num_neighbors} neighbours")
         self._prevalence = labels.mean()
         return super().fit(vectors, labels)
 

@@ -11,13 +11,12 @@ from clinrep.analysis.anomalies import select_main
 from clinrep.analysis.anomaly_cohort import AGE, TOKENS, describe_by_anomaly
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.local_fine_tuning import choose_probe
-from clinrep.analysis.logits import fit_logit
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.published import COHORT, FINE_TUNED, LOCAL, PROBED, REGRESSION, ROLES, TERMS, list_published
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.tables import PrintedTable, label_outcome
-from clinrep.analysis.trajectory_fits import explain_unfit, read_measures, select_measured
+from clinrep.analysis.trajectory_fits import fit_regressions
 
 ROLE_LABELS = {"mimic": "MIMIC-IV", "ucmc": "UCMC"}
 _KEYS = ["role", "model", "split", "outcome", "subgroup", "quantity"]
@@ -80,7 +79,7 @@ def collect_ours(study: Study) -> pl.DataFrame:
                 *_count_cohort(study, site),
                 *_describe_cohort(study, site),
                 *_find_scores(study, site),
-                *_fit_regressions(study, site),
+                *_list_regressions(study, site),
             ]
             rows += [{"role": role, "site": site.name} | row for row in found]
     return pl.DataFrame(rows, schema=_OURS).drop("site")
@@ -192,28 +191,25 @@ def _choose_local(study: Study, site: Site, outcome: str) -> str | None:
     return max(learned, key=lambda model: learned[model]) if learned else None
 
 
-def _fit_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
+def _list_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
     """Return coefficients with intervals by patient, stays and pseudo R2 of Tables 6 to 13; [] without trajectories."""
-    measures = read_measures(site, study)
     rows: list[dict[str, Any]] = []
-    for outcome in study.outcomes if measures is not None else ():
-        assert measures is not None
-        test = select_measured(site, measures, outcome, TEST_SPLIT)
-        common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": outcome, "subgroup": ALL}
-        where = (site.name, outcome, TEST_SPLIT)
+    for one in fit_regressions(study):
+        if one.site.name != site.name:
+            continue
+        common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": one.outcome, "subgroup": ALL}
+        where = (site.name, one.outcome, TEST_SPLIT)
         is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
         told = {"reason": "not shown: it would tell small numbers of people"}
-        size = told if is_hidden else {"estimate": float(test.labels.size)}
+        size = told if is_hidden else {"estimate": float(one.test.labels.size)}
         rows.append(common | {"quantity": "num_subjects"} | size)
-        reason = explain_unfit(test.labels, test.regressors, study.config)
-        if reason:
-            rows += [common | {"quantity": name, "reason": reason} for name in (*TERMS, "pseudo_r2")]
+        if one.logit is None:
+            rows += [common | {"quantity": name, "reason": one.reason} for name in (*TERMS, "pseudo_r2")]
             continue
-        logit = fit_logit(test.labels, test.regressors, test.patients, study.config.confidence_level, outcome)
-        for term in logit.terms.filter(pl.col("term").is_in(TERMS)).iter_rows(named=True):
+        for term in one.logit.terms.filter(pl.col("term").is_in(TERMS)).iter_rows(named=True):
             numbers = {"estimate": term["coefficient"], "low": term["low_clustered"], "high": term["high_clustered"]}
             rows.append(common | {"quantity": term["term"]} | numbers)
-        rows.append(common | {"quantity": "pseudo_r2"} | (told if is_hidden else {"estimate": logit.pseudo_r2}))
+        rows.append(common | {"quantity": "pseudo_r2"} | (told if is_hidden else {"estimate": one.logit.pseudo_r2}))
     return rows
 
 
@@ -248,7 +244,7 @@ def _build_table(joined: pl.DataFrame, study: Study) -> PrintedTable:
     )
     caption = (
         "Numbers of the manuscript (arXiv 2504.10422), which gives no intervals, and the same numbers of the sites "
-        f"named here in its place; in parentheses {100 * config.confidence_level:g} % intervals: of AUROCs by "
+        f"named here in its place; in parentheses {config.level} intervals: of AUROCs by "
         "bootstrap over patients, of coefficients with standard errors by patient. Coefficients are of unscaled "
         "regressors, so they depend on the width of the model. What differs on purpose is told in docs/manuscript.md."
     )

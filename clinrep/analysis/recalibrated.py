@@ -123,7 +123,7 @@ def build_recalibration_section(study: Study) -> Section:
     title = "Recalibration at each site"
     if not rows:
         return Section("recalibration", title, "There are no predictions.")
-    scores = mark_few_events(pl.DataFrame(rows, infer_schema_length=None), config.few_events)
+    scores = mark_few_events(pl.DataFrame(rows, infer_schema_length=None), study)
     scores = scores.with_columns(pl.col("num_subjects", "num_events").cast(pl.UInt64))
     return Section("recalibration", title, tables=[_build_table(study, scores)])
 
@@ -153,14 +153,13 @@ def _build_table(study: Study, scores: pl.DataFrame) -> PrintedTable:
     )  # fmt: skip
     keys = ["site", "outcome", "num_subjects", "num_events", "model", "probe", "recalibration"]
     printed = pivot_scores(numbers.filter(pl.col("metric").is_in(SHOWN)), keys, config)
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {
         "outcome": "Outcome",
         "num_subjects": "Stays",
         "num_events": "Events",
         "model": "Model",
         "recalibration": "Recalibration",
-        **{name: f"{METRICS[name].label} ({level})" for name in SHOWN},
+        **{name: f"{METRICS[name].label} ({config.level_ci})" for name in SHOWN},
     }
     words, num_keys = to_words(printed, headings)
     split = {"val": "validation", "train": "train"}[config.recalibration_split]
@@ -170,6 +169,6 @@ def _build_table(study: Study, scores: pl.DataFrame) -> PrintedTable:
         f"{describe_intervals(config)} The same replicates serve all rows of a site and outcome; the recalibration is "
         f"not fitted anew in them. It needs {config.min_events_for_recalibration} stays with the event in that split "
         f"and as many without. Isotonic probabilities of 0 and 1 count as 1e-7 and 1 - 1e-7 for slope and intercept. "
-        f"{FEW_EVENTS}: from fewer than {config.few_events} stays with the event, or without."
+        f"{FEW_EVENTS}: from stays of fewer than {config.few_events} patients with the event, or without."
     )
     return PrintedTable("recalibration", "Recalibration", caption, numbers, words, num_keys + 4)

@@ -30,30 +30,48 @@ def recalibrate(
 
     logit P(label) = intercept + slope * logit: 0 and 1 where the probabilities are right (Cox, Biometrika 45
     (1958) 562-565); a slope below 1 means they are too extreme. Maximum likelihood by Newton's method, for
-    each row of `weights` (R, N). `start` (2,) is where to begin, near the answer where it is known. NaN where
+    each row of `weights` (R, N). `start` (2,) or (R, 2) is where to begin, near the answer where it is known. NaN where
     there is no maximum: all labels alike, all logits alike, or classes that a threshold separates.
     """
     weights = weights.astype(np.float64)
-    beta = np.tile(np.zeros(2) if start is None else start, (len(weights), 1))
+    beta = np.array(np.broadcast_to(np.zeros(2) if start is None else start, (len(weights), 2)))
     change = np.full(len(beta), np.inf)
+    powers = np.stack([np.ones_like(logits), logits, logits**2], axis=1)
+    wanted = weights @ (powers[:, :2] * labels[:, None])
+    active = np.arange(len(beta))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(NUM_NEWTON_STEPS):
-            step = _find_newton_step(labels, logits, weights, beta)
-            beta += step
-            change = np.abs(step).max(axis=1)
-            if not (change > 1e-8).any():  # NaN is no reason to go on
+            step = _find_newton_step(powers, weights, wanted[active], beta[active])
+            beta[active] += step
+            change[active] = np.abs(step).max(axis=1)
+            is_left = change[active] > 1e-8  # NaN is no reason to go on
+            if not is_left.any():
                 break
+            if not is_left.all():
+                active, weights = active[is_left], weights[is_left]
         beta[~(change <= 1e-6)] = np.nan
     return beta[:, 0], beta[:, 1]
 
 
-def _find_newton_step(labels: NDArray[np.bool_], logits: Floats, weights: Floats, beta: Floats) -> Floats:
-    """Return (R, 2): the step of Newton's method from beta (R, 2)."""
-    fitted = 1 / (1 + np.exp(-(beta[:, :1] + beta[:, 1:] * logits)))
-    residuals = weights * (labels - fitted)
-    gradient = np.stack([residuals.sum(axis=1), residuals @ logits], axis=1)
-    curvature = weights * fitted * (1 - fitted)
-    a, b, c = curvature.sum(axis=1), curvature @ logits, curvature @ logits**2
+def _find_newton_step(powers: Floats, weights: Floats, wanted: Floats, beta: Floats) -> Floats:
+    """Return (R, 2): the step of Newton's method from beta (R, 2).
+
+    Args:
+        powers: (N, 3) of the logits: 0, 1 and 2.
+        weights: (R, N)
+        wanted: (R, 2) weighted sums of labels, and of labels times logits.
+        beta: (R, 2) intercepts and slopes.
+    """
+    fitted = beta @ powers[:, :2].T
+    np.negative(fitted, out=fitted)
+    np.exp(fitted, out=fitted)
+    fitted += 1
+    np.reciprocal(fitted, out=fitted)
+    products = weights * fitted
+    gradient = wanted - products @ powers[:, :2]
+    np.subtract(1, fitted, out=fitted)
+    products *= fitted
+    a, b, c = (products @ powers).T
     # the inverse of a 2 x 2 matrix, written out
     above = np.stack([c * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], axis=1)
     step: Floats = above / (a * c - b**2)[:, None]

@@ -15,7 +15,7 @@ from clinrep.analysis.bootstrap import CHUNK_WEIGHTS, draw_patient_counts, find_
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import Floats, Ranking, rank
 from clinrep.analysis.probes import Predicted
-from clinrep.analysis.scores import explain_no_interval, explain_too_few
+from clinrep.analysis.scores import explain_no_interval, explain_too_few, group_predicted
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 
@@ -68,11 +68,8 @@ def group_models(predicted: list[Predicted], config: AnalyzeConfig) -> list[Mode
     Raises:
         InputError: models of one group were judged on different stays, or lack a probability.
     """
-    groups: dict[tuple[str, str], list[Predicted]] = {}
-    for item in predicted:
-        if item.run is None or item.run.is_main:
-            groups.setdefault((item.site, item.outcome), []).append(item)
-    return [_build_group(items, config) for items in groups.values()]
+    main = [item for item in predicted if item.run is None or item.run.is_main]
+    return [_build_group(items, config) for items in group_predicted(main)]
 
 
 def _build_group(items: list[Predicted], config: AnalyzeConfig) -> ModelGroup:

@@ -38,7 +38,7 @@ def write_report(run: Run, study: Study, sections: list[Section]) -> Path:
         title="Clinical representations: analysis report",
         config=study.config,
         summary=summarize_sites(study),
-        level=f"{100 * study.config.confidence_level:g} %",
+        level=study.config.level,
         sections=sections,
         images=embed_images(paths, int(ROOM_FOR_WORDS * MAX_PAGE_BYTES)),
         command=hide_ids(shlex.join(hide_arguments(provenance["command"]))),

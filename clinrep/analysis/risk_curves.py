@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from clinrep import artifacts
 from clinrep.analysis.checks import require_same_subjects, require_unique
+from clinrep.analysis.classifier_runs import choose_first_seeds, name_runs
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.predictions import find_prediction_runs, name_runs
+from clinrep.analysis.predictions import find_prediction_runs
 from clinrep.analysis.probes import FittedProbe
 from clinrep.analysis.risk import name_followed
 from clinrep.analysis.study import Study
@@ -92,6 +93,8 @@ class FollowedStays:
 def read_risk(study: Study, site: Site) -> dict[str, dict[str, pl.DataFrame]]:
     """Return the test stays' rows of `risk_over_time` by outcome and by model in words: fine-tuned ones, then probes.
 
+    Of runs that differ in their seed alone there is that of the lowest: curves are of one model each.
+
     Raises:
         InputError: a classifier's table lacks labelled test stays or has others.
     """
@@ -107,8 +110,8 @@ def read_risk(study: Study, site: Site) -> dict[str, dict[str, pl.DataFrame]]:
                 found.setdefault((str(outcome), str(model)), []).append((directory, rows))
     tables: dict[str, dict[str, pl.DataFrame]] = {outcome: {} for outcome in study.outcomes}
     for (outcome, model), runs in sorted(found.items()):
-        differing = name_runs([directory for directory, _ in runs])
-        for name, (_, rows) in zip(differing, runs, strict=True):
+        chosen = choose_first_seeds([directory for directory, _ in runs])
+        for name, rows in zip(name_runs(chosen), (dict(runs)[directory] for directory in chosen), strict=True):
             words = name.partition(" ")[2]
             label = _CLASSIFIERS.get(model, model) + (f" ({words})" if words else "")
             tables.setdefault(outcome, {})[label] = rows
@@ -197,14 +200,19 @@ def _flatten(rows: pl.DataFrame, origin: str) -> Followed:
     )
 
 
-def summarize_groups(points: NDArray[np.generic], labels: NDArray[np.bool_], values: Floats) -> pl.DataFrame:
-    """Return label, at, mean, low, high (`BAND`, linear interpolation) and num_stays of each group and point.
+def summarize_groups(
+    points: NDArray[np.generic], labels: NDArray[np.bool_], patients: NDArray[np.intp], values: Floats
+) -> pl.DataFrame:
+    """Return label, at, mean, low, high (`BAND`, linear interpolation), num_stays and num_patients by group and point.
 
     Args:
         points: (M,) where on the axis each value lies.
         labels: (M,) of its stay.
+        patients: (M,) number of its stay's patient.
         values: (M,) without NaN.
     """
+    people = pl.DataFrame({"label": labels, "at": points, "patient": patients}).group_by("label", "at")
+    num_patients = people.agg(num_patients=pl.col("patient").n_unique()).sort("label", "at")["num_patients"]
     order = np.lexsort((values, points, labels))
     points, labels, values = points[order], labels[order], values[order]
     is_first = np.ones(values.size, dtype=bool)
@@ -220,18 +228,21 @@ def summarize_groups(points: NDArray[np.generic], labels: NDArray[np.bool_], val
         quantiles.append(low + (position - below) * (high - low))
     means = np.add.reduceat(values, starts) / counts if starts.size else values
     columns = {"label": labels[starts], "at": points[starts], "mean": means}
-    return pl.DataFrame({**columns, "low": quantiles[0], "high": quantiles[1], "num_stays": counts})
+    columns |= {"low": quantiles[0], "high": quantiles[1], "num_stays": counts}
+    return pl.DataFrame({**columns, "num_patients": num_patients})
 
 
-def summarize_by_tokens(followed: Followed, labels: NDArray[np.bool_]) -> pl.DataFrame:
+def summarize_by_tokens(followed: Followed, labels: NDArray[np.bool_], patients: NDArray[np.intp]) -> pl.DataFrame:
     """Return what `summarize_groups` does after each number of tokens, of the stays that have as many."""
     lengths = np.diff(followed.offsets)
     counts = np.arange(followed.probabilities.size) - np.repeat(followed.offsets[:-1], lengths) + 1
-    return summarize_groups(counts, np.repeat(labels, lengths), followed.probabilities)
+    return summarize_groups(counts, np.repeat(labels, lengths), np.repeat(patients, lengths), followed.probabilities)
 
 
-def summarize_by_hours(followed: Followed, labels: NDArray[np.bool_], hours: Floats) -> pl.DataFrame:
+def summarize_by_hours(
+    followed: Followed, labels: NDArray[np.bool_], patients: NDArray[np.intp], hours: Floats
+) -> pl.DataFrame:
     """Return what `summarize_groups` does at rising hours, of the stays that have a token by then."""
     values = followed.at_hours(hours)
     rows, columns = np.nonzero(np.isfinite(values))
-    return summarize_groups(hours[columns], labels[rows], values[rows, columns])
+    return summarize_groups(hours[columns], labels[rows], patients[rows], values[rows, columns])

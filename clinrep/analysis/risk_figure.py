@@ -77,24 +77,54 @@ def _name_lacking(site: Site, tables: dict[str, dict[str, pl.DataFrame]]) -> lis
 def _score(study: Study, site: Site, outcome: str, stays: FollowedStays) -> list[dict[str, Any]]:
     """Return the AUROC of every model at the hours and numbers of tokens of the settings, on stays all models reach."""
     settings = study.config.risk_figure
-    axes: dict[str, tuple[list[Any], dict[str, Floats]]] = {}
     hours, counts = np.array(settings.hours, dtype=np.float64), np.array(settings.num_tokens, dtype=np.int64)
-    axes["hours"] = settings.hours, {name: one.at_hours(hours) for name, one in stays.models.items()}
-    axes["num_tokens"] = settings.num_tokens, {name: one.at_tokens(counts) for name, one in stays.models.items()}
-    rows = []
+    axes: dict[str, tuple[list[Any], dict[str, Floats]]] = {
+        "hours": (settings.hours, {name: one.at_hours(hours) for name, one in stays.models.items()}),
+        "num_tokens": (settings.num_tokens, {name: one.at_tokens(counts) for name, one in stays.models.items()}),
+    }
+    # points that the same stays reach share the replicates, whose drawing costs as much as a model
+    reached: dict[bytes, list[tuple[str, int]]] = {}
     for axis, (points, values) in axes.items():
-        for index, at in enumerate(points):
-            of_point = {name: of_model[:, index] for name, of_model in values.items()}
-            is_reached = np.isfinite(np.stack(list(of_point.values()))).all(axis=0)
-            scored = score_auroc(
-                stays.labels[is_reached],
-                stays.patients[is_reached],
-                {name: of_model[is_reached] for name, of_model in of_point.items()},
-                study.config,
-                derive_seed(study.config.seed, f"risk_over_time/{site.name}/{outcome}/{axis}/{at:g}"),
-            )
-            rows += [{"site": site.name, "outcome": outcome, "axis": axis, "at": float(at), **row} for row in scored]
-    return rows
+        is_reached = np.all(np.isfinite(np.stack(list(values.values()))), axis=0)  # (N, G)
+        for index in range(len(points)):
+            reached.setdefault(is_reached[:, index].tobytes(), []).append((axis, index))
+    scored: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for packed, places in reached.items():
+        scored |= _score_points(study, site, outcome, stays, np.frombuffer(packed, dtype=bool), places, axes)
+    where = {"site": site.name, "outcome": outcome}
+    return [
+        where | {"axis": axis, "at": float(at)} | row
+        for axis, (points, _) in axes.items()
+        for index, at in enumerate(points)
+        for row in scored[axis, index]
+    ]
+
+
+def _score_points(
+    study: Study,
+    site: Site,
+    outcome: str,
+    stays: FollowedStays,
+    is_reached: NDArray[np.bool_],
+    places: list[tuple[str, int]],
+    axes: dict[str, tuple[list[Any], dict[str, Floats]]],
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Return the rows of the points, each an axis and an index on it, that these stays (N,) and no others reach."""
+    probabilities = {
+        (axis, index, name): values[is_reached, index]
+        for axis, index in places
+        for name, values in axes[axis][1].items()
+    }
+    axis, index = places[0]
+    seed = f"risk_over_time/{site.name}/{outcome}/{axis}/{axes[axis][0][index]:g}"
+    rows = score_auroc(
+        *(stays.labels[is_reached], stays.patients[is_reached], probabilities, study.config),
+        derive_seed(study.config.seed, seed),
+    )
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {place: [] for place in places}
+    for (axis, index, name), row in zip(probabilities, rows, strict=True):
+        found[axis, index].append(row | {"model": name})
+    return found
 
 
 def choose_stays(labels: NDArray[np.bool_], config: AnalyzeConfig, seed: int) -> NDArray[np.intp]:
@@ -113,17 +143,21 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
     config = study.config
     seed = derive_seed(config.seed, f"risk_figure/{site.name}/{outcome}")
     drawn = stays.take(choose_stays(stays.labels, config, seed))
-    num_events, num_others = int(drawn.labels.sum()), int((~drawn.labels).sum())
     words = label_outcome(outcome, config)
     least = max(config.risk_figure.min_stays, config.min_cell_count)
-    if max(num_events, num_others) < least:
+    if max(int(drawn.labels.sum()), int((~drawn.labels).sum())) < least:
         return f"{words} at {site.name} is not drawn: fewer than {least} stays with the outcome, and without it."
-    counts = num_events, num_others, stays.labels.size, stays.num_labelled
-    told = [format_small(count, config.min_cell_count) for count in counts]
+    kinds = drawn.labels, ~drawn.labels
+    told = [_tell(int(kind.sum()), drawn.patients[kind], config.min_cell_count) for kind in kinds]
+    told.append(_tell(stays.labels.size, stays.patients, config.min_cell_count))
+    told.append(format_small(stays.num_labelled, config.min_cell_count))
     if study.people.is_hidden("labelled", site.name, outcome, TEST_SPLIT):
         told[2:] = [HIDDEN, HIDDEN]
+    has_counts = not study.people.is_hidden("events", site.name, outcome, TEST_SPLIT)
+    told[:2] = told[:2] if has_counts else [HIDDEN, HIDDEN]
+    below = "Below each axis: stays that contribute there. " * has_counts
     with mpl.rc_context(STYLE):
-        figure = draw_risk(drawn, least, config.risk_figure.origin)
+        figure = draw_risk(drawn, least, config.min_cell_count, config.risk_figure.origin, has_counts)
         title = f"Predictions over time: {words}" + (f" at {site.name}" if len(study.sites) > 1 else "")
         caption = (
             f"Predicted probability of {words[:1].lower() + words[1:]} after each token (above) and by hours from "
@@ -131,28 +165,36 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
             f"{told[0]} test stays with the outcome (dashed) and {told[1]} without (solid), the same in every "
             f"panel, drawn at random from the {told[2]} of {told[3]} labelled stays that every "
             "model follows. The band is the spread of stays, not the uncertainty of the mean. By hours, what was said "
-            "at the last token stands until the next. Below each axis: stays that contribute there; a curve is drawn "
-            f"where {least} or more do. URT: trained on sequences cut at a uniformly random token."
+            f"at the last token stands until the next. {below}A curve is drawn where {least} stays or more contribute, "
+            "of as many patients as a cell may count. URT: trained on sequences cut at a uniformly random token. "
+            "Of classifiers that differ in their seed alone, that of the lowest seed."
         )
         return save_figure(figure, study.figures_dir, f"risk_over_time_{site.name}_{outcome}", title, caption)
 
 
-def draw_risk(stays: FollowedStays, min_stays: int, origin: str) -> Figure:
-    """Draw a column of panels for each model: by tokens, and by hours."""
+def _tell(num_stays: int, patients: NDArray[np.intp], least: int) -> str:
+    """Return how many stays, those of fewer than `least` patients as `fewer than 11`."""
+    return f"fewer than {least}" if np.unique(patients).size < least else f"{num_stays:,}"
+
+
+def draw_risk(stays: FollowedStays, min_stays: int, min_people: int, origin: str, has_counts: bool = True) -> Figure:
+    """Draw a column of panels for each model, by tokens and by hours, where enough stays of enough patients are."""
     figure = Figure(figsize=(max(4.2, 0.6 + 2.3 * len(stays.models)), 5.2), layout=ConstrainedLayoutEngine(w_pad=0.09))
     panels = figure.subplots(2, len(stays.models), sharey=True, squeeze=False)
     step = max(0.25, stays.last_hour / 200)  # of the curve, not of the data
     hours = np.arange(0, stays.last_hour + step / 2, step)
     for column, (name, followed) in enumerate(stays.models.items()):
-        by_tokens = summarize_by_tokens(followed, stays.labels)
-        by_hours = summarize_by_hours(followed, stays.labels, hours)
+        by_tokens = summarize_by_tokens(followed, stays.labels, stays.patients)
+        by_hours = summarize_by_hours(followed, stays.labels, stays.patients, hours)
         for panel, summary, words in (
             (panels[0, column], by_tokens, "Number of tokens"),
             (panels[1, column], by_hours, f"Hours from {_name_origin(origin)}"),
         ):
-            _draw_panel(panel, summary, min_stays)
+            is_enough = (pl.col("num_stays") >= min_stays) & (pl.col("num_patients") >= min_people)
+            _draw_panel(panel, summary.with_columns(is_enough=is_enough))
             panel.set_xlabel(words, labelpad=24)
-            _write_counts(panel, summary, min_stays, is_named=column == 0)
+            if has_counts:
+                _write_counts(panel, summary.with_columns(is_enough=is_enough), min_stays, is_named=column == 0)
         panels[0, column].set_title(name)
     for row in panels:
         row[0].set_ylabel("Predicted probability")
@@ -162,16 +204,16 @@ def draw_risk(stays: FollowedStays, min_stays: int, origin: str) -> Figure:
     return figure
 
 
-def _draw_panel(panel: Axes, summary: pl.DataFrame, min_stays: int) -> None:
+def _draw_panel(panel: Axes, summary: pl.DataFrame) -> None:
     for is_event, name, color, dashes in GROUPS:
         group = summary.filter(pl.col("label") == is_event)
-        is_enough = (group["num_stays"] >= min_stays).to_numpy()
+        is_enough = group["is_enough"].to_numpy()
         at = group["at"].to_numpy()
         # NaN breaks a curve where too few contribute
         mean, low, high = (np.where(is_enough, group[one].to_numpy(), np.nan) for one in ("mean", "low", "high"))
         panel.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0, label=f"95 % of stays {name}")
         panel.plot(at, mean, color=color, linestyle=dashes, label=f"mean {name}", linewidth=1.0)
-    reached = summary.filter(pl.col("num_stays") >= min_stays)["at"]
+    reached = summary.filter("is_enough")["at"]
     panel.set_xlim(0, max(1.0, float(reached.max() or 1)))  # type: ignore[arg-type]
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 3, 4, 5, 6, 10]))
 
@@ -181,7 +223,9 @@ def _write_counts(panel: Axes, summary: pl.DataFrame, min_stays: int, is_named: 
     low, high = panel.get_xlim()
     ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
     for place, (is_event, name, color, _) in enumerate(GROUPS):
-        counts = dict(summary.filter(pl.col("label") == is_event).select("at", "num_stays").iter_rows())
+        of_group = summary.filter(pl.col("label") == is_event)
+        counts = {at: (count, is_enough) for at, count, is_enough in
+                  of_group.select("at", "num_stays", "is_enough").iter_rows()}  # fmt: skip
         height = -21 - 9 * place
         style: dict[str, Any] = {
             "textcoords": "offset points",
@@ -192,8 +236,8 @@ def _write_counts(panel: Axes, summary: pl.DataFrame, min_stays: int, is_named: 
         }
         where = ("data", "axes fraction")
         for tick in ticks:
-            count = counts.get(max(tick, min(counts, default=tick)), 0)
-            words = str(count) if count == 0 or count >= min_stays else f"<{min_stays}"
+            count, is_enough = counts.get(max(tick, min(counts, default=tick)), (0, True))
+            words = str(count) if is_enough else f"<{min_stays}"
             panel.annotate(words, (tick, 0), (0, height), xycoords=where, ha="center", **style)
         if is_named:
             short = name.split(" ")[0]

@@ -8,12 +8,12 @@ import polars as pl
 
 from clinrep.analysis.study import Study
 from clinrep.analysis.suppression import round_counts
-from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, print_outcome, to_words
 
 SCHEMA = {
     **dict.fromkeys(("site", "outcome", "axis", "model"), pl.String),
     **dict.fromkeys(("at", "estimate", "low", "high"), pl.Float64),
-    **dict.fromkeys(("num_subjects", "num_events"), pl.UInt64),
+    **dict.fromkeys(("num_subjects", "num_events", "num_patients", "num_event_patients"), pl.UInt64),
     "reason": pl.String,
 }
 _AXES = {
@@ -33,7 +33,8 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     name, title, heading = _AXES[axis]
     numbers = pl.DataFrame(rows, schema=SCHEMA).filter(pl.col("axis") == axis)
     config, least = study.config, study.config.min_cell_count
-    numbers = round_counts(numbers, ["num_subjects", "num_events"], least)
+    whose = {"num_subjects": "num_patients", "num_events": "num_event_patients"}
+    numbers = round_counts(numbers, whose, least)
     keys = ["site", "outcome"]
     scores = numbers.with_columns(
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)
@@ -44,23 +45,23 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     ).pivot("at", index=[*keys, "model"], values="cell", maintain_order=True)
     order = numbers.select(keys).unique(maintain_order=True).with_row_index("order")
     wide = pl.concat([counts, scores]).join(order, on=keys, maintain_order="left").sort("order", maintain_order=True)
-    wide = wide.with_columns(outcome=pl.col("outcome").map_elements(lambda one: label_outcome(one, config), pl.String))
+    wide = wide.with_columns(outcome=print_outcome(config))
     headings = {"outcome": "Outcome", "model": "Model"}
     headings |= {str(at): heading.format(at) for at in numbers["at"].unique().sort()}
     words, num_keys = to_words(wide, headings)
-    whose = {
+    among = {
         "hours": "the stays that have a token by then",
         "num_tokens": "the stays that have as many tokens, so that columns are of different stays",
     }
-    level = f"{100 * config.confidence_level:g} %"
     caption = (
         f"How well what each model says by then tells test stays with the outcome from those without, among "
-        f"{whose[axis]}: the same stays for every model of a site and outcome. With {level} percentile intervals of "
-        f"{config.num_bootstraps:,} bootstrap replicates resampled by patient. URT: trained on sequences cut at a "
-        "uniformly random token."
+        f"{among[axis]}: the same stays for every model of a site and outcome. With {config.level} percentile "
+        f"intervals of {config.num_bootstraps:,} bootstrap replicates resampled by patient. URT: trained on sequences "
+        "cut at a uniformly random token."
     )
     if axis == "hours":
         caption += f" Hours count from {config.risk_figure.origin.replace('_', ' ')}."
     if least:
-        caption += f" Numbers of stays and events are rounded down to multiples of {least} (min_cell_count)."
+        caption += f" Numbers of stays and events are rounded down to multiples of {least} (min_cell_count)"
+        caption += ", to 0 where they are of fewer patients."
     return PrintedTable(name, title, caption, numbers, words, num_keys + 1)

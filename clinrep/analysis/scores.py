@@ -86,13 +86,17 @@ def select_stays(items: list[Predicted], subject_ids: pl.Series) -> list[Predict
 def explain_too_few(num_subjects: int, num_events: int, least: int, min_cell_count: int = MIN_CELL_COUNT) -> str:
     """Return why there are too few stays with or without the event, or '' where there are enough.
 
-    How few is said of `min_cell_count` or more only, not of 0 either: 0 or not would tell 1 from it.
+    How few is not said but with `min_cell_count` 0, only below what: a count here may be one that tables hide, being
+    of few patients or telling of few.
     """
-    if num_events < least:
-        return f"too few events ({format_small(num_events, min_cell_count)})"
-    if num_subjects - num_events < least:
-        return f"too few non-events ({format_small(num_subjects - num_events, min_cell_count)})"
+    for words, count in (("too few events", num_events), ("too few non-events", num_subjects - num_events)):
+        if count < least:
+            return f"{words} ({_tell_below(count, least, min_cell_count)})"
     return ""
+
+
+def _tell_below(count: int, least: int, min_cell_count: int) -> str:
+    return format_small(count, max(least, min_cell_count) if min_cell_count else 0)
 
 
 def explain_no_interval(
@@ -106,7 +110,7 @@ def explain_no_interval(
     for words, is_kind in (("with the event", labels), ("without the event", ~labels)):
         num_patients = np.unique(patients[is_kind]).size
         if not reason and num_patients < least:
-            reason = f"too few patients {words} ({format_small(num_patients, min_cell_count)})"
+            reason = f"too few patients {words} ({_tell_below(num_patients, least, min_cell_count)})"
     return reason
 
 

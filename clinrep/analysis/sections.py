@@ -14,6 +14,7 @@ from clinrep.analysis.curves import build_curve_section
 from clinrep.analysis.decision_curves import build_decision_section
 from clinrep.analysis.embeddings import build_embedding_section
 from clinrep.analysis.flow import build_flow_section
+from clinrep.analysis.leaks import build_leakage_section
 from clinrep.analysis.local_fine_tuning import build_local_section
 from clinrep.analysis.maps import build_map_section
 from clinrep.analysis.model_card import build_model_card_section
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Callable[[Study], Section]] = {
     "flow": build_flow_section,
     "exclusions": build_exclusion_section,
     "outcomes": build_outcome_section,
+    "leakage": build_leakage_section,
     "cohort_by_anomaly": build_anomaly_cohort_section,
     "performance": build_performance_section,
     "comparisons": build_comparison_section,

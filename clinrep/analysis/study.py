@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.drawing import DrawnFigure
 from clinrep.analysis.inputs import Site
-from clinrep.analysis.people import People, count_people
+from clinrep.analysis.people import People, count_class_patients, count_people
 from clinrep.analysis.probes import FittedProbe, Predicted
 from clinrep.analysis.stay_inputs import StayInputs
 from clinrep.analysis.tables import PrintedTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,45 @@ class Study:
     """What `score_predictions` returns."""
     inputs: dict[str, StayInputs] = field(default_factory=dict)
     """What the modality reads of each site's timelines; {} where no setting needs it."""
+    leaks: pl.DataFrame | None = None
+    """What the modality's audit found at each site: site, severity, check, outcome, token, num_subjects, detail."""
 
     @cached_property
     def people(self) -> People:
         """Which numbers of stays, of labelled ones and of events all tables and figures hide alike."""
         return count_people(self.sites, self.outcomes, self.anomalies, self.config)
 
+    @cached_property
+    def class_patients(self) -> pl.DataFrame:
+        """What `count_class_patients` returns."""
+        return count_class_patients(self.sites, self.outcomes, self.anomalies, self.config)
+
+    @cached_property
+    def made(self) -> dict[Callable[[Study], Any], Any]:
+        """What functions under `compute_once` returned of this study."""
+        return {}
+
+    def say_where(self, site: str) -> str:
+        """Return `, site NAME` for the title of a figure; '' where there is one site."""
+        return f", site {site}" if len(self.sites) > 1 else ""
+
     @property
     def figures_dir(self) -> Path:
         """Folder of the figures."""
         return self.directory / "figures"
+
+
+def compute_once(make: Callable[[Study], T]) -> Callable[[Study], T]:
+    """Return a function whose answer to a study is kept in it: several sections show the same numbers."""
+
+    @wraps(make)
+    def look_up(study: Study) -> T:
+        if make not in study.made:
+            study.made[make] = make(study)
+        found: T = study.made[make]
+        return found
+
+    return look_up
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def build_subgroup_section(study: Study) -> Section:
     title = "Subgroups"
     if study.scores.filter(pl.col("subgroup") != ALL).is_empty():
         return Section("subgroups", title, "No subgroups were asked for.")
-    scores = mark_few_events(study.scores, study.config.few_events)
+    scores = mark_few_events(study.scores, study)
     shown = scores.join(choose_models(study), on=["site", "outcome", "model", "probe"], maintain_order="left")
     figures = [_draw_site(study, site.name, shown.filter(site=site.name, metric="auroc")) for site in study.sites]
     return Section("subgroups", title, tables=[_build_table(study, scores, shown)], figures=figures)
@@ -47,21 +47,20 @@ def _build_table(study: Study, scores: pl.DataFrame, shown: pl.DataFrame) -> Pri
     config = study.config
     keys = ["site", "outcome", "model", "probe", "subgroup", "num_subjects", "num_events"]
     printed = pivot_scores(study.people.hide_scored(shown), keys, config)
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}CI"
     headings = {
         "outcome": "Outcome",
         "model": "Model",
         "subgroup": "Subgroup",
         "num_subjects": "Stays",
         "num_events": "Events",
-        **{name: f"{metric.label} ({level})" for name, metric in METRICS.items()},
+        **{name: f"{metric.label} ({config.level_ci})" for name, metric in METRICS.items()},
     }
     words, num_keys = to_words(printed, headings)
     caption = (
         "Performance on the test split by subgroup, of the model the others are compared with (comparison_reference): "
         "the fine-tuned classifier or, where there is none, the first probe; the CSV file has every model. With "
         f"{describe_intervals(config)} "
-        f"{FEW_EVENTS} marks numbers from fewer than {config.few_events} stays with the event, or without. "
+        f"{FEW_EVENTS} marks numbers from stays of fewer than {config.few_events} patients with the event, or without. "
         "Intervals are not adjusted for the number of subgroups; differences between subgroups are not tested."
     )
     numbers = study.people.hide_scored(scores)
@@ -82,12 +81,13 @@ def _draw_site(study: Study, site: str, scores: pl.DataFrame) -> DrawnFigure:
             _draw_panel(axes, panel, study, outcomes[index])
         if not panels:
             figure.text(0.5, 0.5, "too few events in every outcome", ha="center")
-        where = f", site {site}" if len(study.sites) > 1 else ""
+        where = study.say_where(site)
         caption = (
             f"AUROC in each subgroup of the test split with {describe_intervals(study.config)} Of each outcome the "
             "fine-tuned classifier or, where there is none, the first probe. Dashed line: all stays. In brackets: "
-            f"stays with the event of all ({HIDDEN}: not shown, being few or telling of few). Hollow: from fewer than "
-            f"{study.config.few_events} stays with the event, or without. A subgroup without a mark has too few."
+            f"stays with the event of all ({HIDDEN}: not shown, being few or telling of few). Hollow: from stays of "
+            f"fewer than {study.config.few_events} patients with the event, or without. A subgroup without a mark has "
+            "too few."
         )
         if left_out:
             caption += f" Not drawn, too few events: {', '.join(left_out)}."

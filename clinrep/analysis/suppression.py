@@ -2,22 +2,18 @@
 
 For a section of the report:
 
-- a table of counts, a row of `words` for each row of `numbers`: give the PrintedTable `counts=Counts(...)`, which
-  names the columns that count people, how they add up and what is computed from them. `build_sections` then hides
-  what must be hidden in CSV, LaTeX and page, and says so under the table.
-- a table whose words have other rows than its numbers: call `suppress(numbers, counts, config.min_cell_count)`
-  first (hidden cells are null) and make the words of its answer, a hidden one as `HIDDEN`.
-- a count in a sentence or the title of a figure: `format_count(count, config.min_cell_count)`.
-- counts of labelled test stays and their events occur in many tables, which must hide the same ones: take them from
-  `study.people` (clinrep/analysis/people.py), whose cells are hidden together.
+- counts of labelled test stays and their events, and of the cohort, occur in many tables, which must hide the same
+  ones: take them from `study.people` (clinrep/analysis/people.py), whose cells are hidden together.
+- other counts that add up: put them into `Cells`, with the patients behind each, and show what `hide` leaves.
+- a count in a sentence or the title of a figure: `format_count(count, config.min_cell_count)`, a count of patients.
 
 A table that still has a small number in a column of people is not written but withheld, with words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
+from scipy.sparse import csgraph
 
 if TYPE_CHECKING:
     from clinrep.analysis.tables import PrintedTable
@@ -36,26 +33,6 @@ HIDDEN = "*"
 PEOPLE_COLUMNS = ("num_subjects", "num_events", "num_stays", "num_patients", "num_excluded", "num_labelled")
 """Columns that count people in any table."""
 FIXED_COST = 1e6  # of hiding a cell that is better known than others, such as the size of the cohort
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Which columns of a table count people, how they add up, and what is computed from them."""
-
-    columns: tuple[str, ...]
-    """Integer columns of `numbers`."""
-    sums: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Within a row: (whole, parts), for example (num_subjects, (num_events,)); what the parts leave of the whole is
-    protected too."""
-    across: tuple[tuple[str, str], ...] = ()
-    """Over rows: (key column, its value in rows of totals), for example (split, all): such a row counts all rows that
-    have the same values in the other `keys`."""
-    keys: tuple[str, ...] = ()
-    """Columns that tell rows apart, needed for `across`."""
-    derived: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Count column: columns of `numbers` from which it can be worked out (shares, lists); they become null with it."""
-    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Count column: headings of `words` that print it or what is derived from it."""
 
 
 class Cells:
@@ -98,14 +75,14 @@ class Cells:
         self._is_shown.append(is_shown)
         self._costs.append(FIXED_COST if is_fixed else 1.0 + value)
 
-    def add_sum(self, whole: Hashable, parts: Sequence[Hashable], *, rest_people: int | None = None) -> None:
+    def add_sum(self, whole: Hashable, parts: Sequence[Hashable]) -> None:
         """Say that a reader knows the whole to be these parts and, where they do not add up to it, a rest not shown."""
         rest = self._values[self._index[whole]] - sum(self._values[self._index[part]] for part in parts)
         assert rest >= 0, f"{parts} are more than {whole}"
         parts = list(parts)
         if rest:
             key = ("rest", whole, *parts)
-            self.add(key, rest, num_people=rest_people, is_shown=False)
+            self.add(key, rest, is_shown=False)
             parts.append(key)
         self._sums.append((self._index[whole], [self._index[part] for part in parts]))
 
@@ -117,26 +94,77 @@ class Cells:
         and, for a reader who knows which cells are small, another small number: as few people as a linear program
         finds (Kelly, Golden and Assad, Networks 22 (1992) 397-417).
         """
-        values, people = np.array(self._values, float), np.array(self._people)
-        is_small = ((people > 0) | np.array(self._hides_zero, bool)) & (people < least)
-        is_hidden = ~np.array(self._is_shown, bool) | is_small
-        matrix = np.zeros((len(self._sums), values.size))
-        for row, (whole, parts) in enumerate(self._sums):
-            matrix[row, parts] = 1
-            matrix[row, whole] = -1
+        answers: dict[_Part, NDArray[np.bool_]] = {}
+        is_hidden = np.zeros(len(self._values), dtype=bool)
+        for cells, part in self._list_parts():
+            if part not in answers:  # a ledger has thousands of the same
+                answers[part] = part.hide(least)
+            is_hidden[cells] = answers[part]
+        return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
+
+    def _list_parts(self) -> Iterator[tuple[NDArray[np.intp], _Part]]:
+        """Yield the cells that sums tie together, with what ties them; no others tell of them."""
+        size = len(self._values)
+        ties = np.array([(whole, part) for whole, parts in self._sums for part in parts], dtype=np.int64).reshape(-1, 2)
+        graph = sparse.coo_array((np.ones(len(ties)), (ties[:, 0], ties[:, 1])), shape=(size, size))
+        _, part_of = csgraph.connected_components(graph, directed=False)
+        sums: dict[int, list[tuple[int, list[int]]]] = {}
+        for whole, parts in self._sums:
+            sums.setdefault(int(part_of[whole]), []).append((whole, parts))
+        order = np.argsort(part_of, kind="stable")
+        ends = np.flatnonzero(np.diff(part_of[order])) + 1
+        for cells in np.split(order, ends) if size else ():
+            place = {int(cell): number for number, cell in enumerate(cells)}
+            own = sums.get(int(part_of[cells[0]]), [])
+            part = _Part(
+                values=tuple(self._values[cell] for cell in cells),
+                people=tuple(self._people[cell] for cell in cells),
+                hides_zero=tuple(self._hides_zero[cell] for cell in cells),
+                is_shown=tuple(self._is_shown[cell] for cell in cells),
+                costs=tuple(self._costs[cell] for cell in cells),
+                sums=tuple((place[whole], tuple(place[one] for one in parts)) for whole, parts in own),
+            )
+            yield cells, part
+
+
+@dataclass(frozen=True)
+class _Part:
+    """C cells that S sums tie together, one entry a cell; equal parts have equal answers."""
+
+    values: tuple[int, ...]
+    people: tuple[int, ...]
+    hides_zero: tuple[bool, ...]
+    is_shown: tuple[bool, ...]
+    costs: tuple[float, ...]
+    sums: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def hide(self, least: int) -> NDArray[np.bool_]:
+        """Return which cells are not to be shown, or never were, bool (C,)."""
+        values, people = np.array(self.values, float), np.array(self.people)
+        is_small = ((people > 0) | np.array(self.hides_zero, bool)) & (people < least)
+        is_hidden: NDArray[np.bool_] = ~np.array(self.is_shown, bool) | is_small
+        if not self.sums:
+            return is_hidden
+        entries = [
+            (row, cell, sign)
+            for row, (whole, parts) in enumerate(self.sums)
+            for cell, sign in ((whole, -1.0), *((part, 1.0) for part in parts))
+        ]
+        rows, columns, signs = (np.array(column) for column in zip(*entries, strict=True))
+        matrix = sparse.csr_array((signs, (rows, columns)), shape=(len(self.sums), values.size))
         highest = np.where(is_small, np.maximum(values, least - 1), np.inf)
-        for cell in np.flatnonzero(is_small & (np.abs(matrix).sum(axis=0) > 0)):
+        for cell in np.flatnonzero(is_small):
             rise = max(1.0, least - values[cell])
             is_hidden |= self._find_moved(matrix, is_hidden, int(cell), rise, np.full(values.size, np.inf))
             is_hidden |= self._find_moved(matrix, is_hidden, int(cell), -1.0 if values[cell] > 1 else 1.0, highest)
-        return {key for key, index in self._index.items() if is_hidden[index] and self._is_shown[index]}
+        return is_hidden
 
     def _find_moved(
-        self, matrix: NDArray[Any], is_hidden: NDArray[Any], cell: int, move: float, highest: NDArray[Any]
+        self, matrix: sparse.csr_array, is_hidden: NDArray[Any], cell: int, move: float, highest: NDArray[Any]
     ) -> NDArray[Any]:
-        """Return which cells change when `cell` moves, sums staying right and the cost of shown ones least."""
-        values, is_shown = np.array(self._values, float), np.array(self._is_shown)
-        costs = np.where(is_hidden, 0.0, np.array(self._costs))
+        """Return which cells change when `cell` moves, sums (S, C) staying right and the cost of shown ones least."""
+        values, is_shown = np.array(self.values, float), np.array(self.is_shown)
+        costs = np.where(is_hidden, 0.0, np.array(self.costs))
         for lowest in (1.0, 0.0):  # whoever reads knows that hidden cells are not 0, if that can be kept
             downs = np.where(is_shown, np.maximum(values - lowest, 0), values)
             ups = np.where((values == 0) & ~is_hidden & (lowest > 0), 0.0, highest - values)
@@ -144,56 +172,26 @@ class Cells:
             least_ups, least_downs = np.zeros(values.size), np.zeros(values.size)
             least_ups[cell], least_downs[cell] = ups[cell], downs[cell]
             bounds = np.column_stack([np.r_[least_ups, least_downs], np.r_[ups, downs]])
-            balance = sparse.csr_array(np.hstack([matrix, -matrix]))
-            found = linprog(np.r_[costs, costs], A_eq=balance, b_eq=np.zeros(len(matrix)), bounds=bounds)
+            balance = sparse.hstack([matrix, -matrix], format="csr")
+            found = linprog(np.r_[costs, costs], A_eq=balance, b_eq=np.zeros(matrix.shape[0]), bounds=bounds)
             if found.status == 0:
                 return np.abs(found.x[: values.size] - found.x[values.size :]) > 1e-6
-        return (np.abs(matrix).T @ (matrix[:, cell] != 0)) > 0  # no sum can hold: show none of its sums
+        ties = abs(matrix)
+        return (ties.T @ ties[:, [cell]].toarray().ravel()) > 0  # no sum can hold: show none of its sums
 
 
-def suppress(frame: pl.DataFrame, counts: Counts, least: int) -> pl.DataFrame:
-    """Return the frame with what must be hidden null, counts and what is derived from them; `least` 0 hides nothing."""
-    return _apply(frame, counts, find_hidden(frame, counts, least))
+def round_counts(frame: pl.DataFrame, columns: dict[str, str], least: int) -> pl.DataFrame:
+    """Return the frame with counts of stays rounded down to multiples of `least`: no two differ by fewer.
 
-
-def find_hidden(frame: pl.DataFrame, counts: Counts, least: int) -> set[tuple[int, str]]:
-    """Return (row, count column) of the cells not to show; null cells are left out of the sums."""
-    cells = Cells()
-    for row, values in enumerate(frame.select(counts.columns).iter_rows()):
-        for column, value in zip(counts.columns, values, strict=True):
-            if value is not None:
-                cells.add((row, column), value)
-    rows = frame.with_row_index("_row")
-    for row in range(frame.height):
-        for whole, parts in counts.sums:
-            names = [part for part in parts if frame[part][row] is not None]
-            if frame[whole][row] is not None and names:
-                cells.add_sum((row, whole), [(row, part) for part in names])
-    for column, total in counts.across:
-        others = [key for key in counts.keys if key != column]
-        for group in rows.partition_by(others) if others else [rows]:
-            wholes = group.filter(pl.col(column) == total)["_row"].to_list()
-            rest = group.filter(pl.col(column) != total)["_row"].to_list()
-            for name in counts.columns if len(wholes) == 1 and rest else ():
-                used = [(part, name) for part in rest if frame[name][part] is not None]
-                if used and frame[name][wholes[0]] is not None:
-                    cells.add_sum((wholes[0], name), used)
-    return {key for key in cells.hide(least) if isinstance(key, tuple)}
-
-
-def _apply(frame: pl.DataFrame, counts: Counts, hidden: set[tuple[int, str]]) -> pl.DataFrame:
-    """Return the frame with hidden counts, and what is derived from them, null."""
-    for column in counts.columns:
-        rows = [row for row, name in hidden if name == column]
-        names = [column, *counts.derived.get(column, ())] if rows else []
-        is_hidden = pl.int_range(pl.len()).is_in(rows)
-        frame = frame.with_columns(pl.when(~is_hidden).then(pl.col(name)).alias(name) for name in names)
-    return frame
-
-
-def round_counts(frame: pl.DataFrame, columns: Sequence[str], least: int) -> pl.DataFrame:
-    """Return the frame with these counts rounded down to multiples of `least`: no two differ by fewer."""
-    return frame.with_columns(pl.col(name) // least * least for name in columns) if least else frame
+    `columns` names for each the column that counts the patients; of fewer than `least` of them the count is 0. The
+    columns of patients are left out of the answer.
+    """
+    if least:
+        frame = frame.with_columns(
+            pl.when(pl.col(patients) >= least).then(pl.col(name) // least * least).otherwise(0).alias(name)
+            for name, patients in columns.items()
+        )
+    return frame.drop(columns.values())
 
 
 def format_count(count: int, least: int) -> str:
@@ -207,16 +205,12 @@ def format_small(count: int, least: int) -> str:
 
 
 def protect_table(table: PrintedTable, least: int) -> PrintedTable:
-    """Return the table with its declared small cells hidden and explained, or without content where some are left."""
+    """Return the table with words for its hidden cells, or without content where a small number is left."""
     if least == 0:
         return table
-    if table.counts is not None:
-        table = _hide_declared(table, table.counts, least)
-    names = [
-        name for name in PEOPLE_COLUMNS if name in table.numbers.columns and table.numbers[name].dtype.is_integer()
-    ]
-    names += [name for name in (table.counts.columns if table.counts else ()) if name not in names]
-    if least and any(table.numbers[name].is_between(1, least - 1).any() for name in names):
+    names = [name for name in (*PEOPLE_COLUMNS, *table.count_columns) if name in table.numbers.columns]
+    counts = [table.numbers[name] for name in names if table.numbers[name].dtype.is_integer()]
+    if any(column.is_between(1, least - 1).any() for column in counts):
         caption = f"Withheld: it would show numbers under {least} (min_cell_count)."
         return replace(table, numbers=table.numbers.clear(), words=table.words.clear(), caption=caption)
     if any((table.words[name] == HIDDEN).any() for name in table.words.columns):
@@ -230,18 +224,3 @@ def explain_hidden(least: int) -> str:
         f"{HIDDEN}: not shown, because the cell, or one that could be worked out from it, counts fewer than {least} "
         "people (min_cell_count)."
     )
-
-
-def _hide_declared(table: PrintedTable, counts: Counts, least: int) -> PrintedTable:
-    hidden = find_hidden(table.numbers, counts, least)
-    words = table.words
-    for column in counts.columns:
-        rows = [row for row, name in hidden if name == column]
-        if rows:
-            assert words.height == table.numbers.height, f"{table.name}: call suppress() before making the words"
-            is_hidden = pl.int_range(pl.len()).is_in(rows)
-            words = words.with_columns(
-                pl.when(is_hidden).then(pl.lit(HIDDEN)).otherwise(pl.col(name)).alias(name)
-                for name in counts.words.get(column, ())
-            )
-    return replace(table, numbers=_apply(table.numbers, counts, hidden), words=words)

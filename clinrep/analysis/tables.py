@@ -12,7 +12,7 @@ from clinrep import artifacts
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probes import NO_PROBE
-from clinrep.analysis.suppression import HIDDEN, Counts
+from clinrep.analysis.suppression import HIDDEN
 
 if TYPE_CHECKING:
     from clinrep.analysis.study import Section
@@ -31,8 +31,8 @@ class PrintedTable:
     """All strings; column names are the printed headings."""
     num_keys: int = 1
     """Leading columns that group the rows: a value that repeats is printed once."""
-    counts: Counts | None = None
-    """Columns that count people: `build_sections` hides small cells, and those that would give them away."""
+    count_columns: tuple[str, ...] = ()
+    """Columns of `numbers` that count people, beside those of `PEOPLE_COLUMNS`: a small number withholds the table."""
     alignment: str = ""
     r"""LaTeX columns of a long table of sentences, as `lp{9cm}`; it may go over several pages. '' is one `l` each."""
 
@@ -53,6 +53,7 @@ class PrintedTable:
 def write_tables(sections: list[Section], directory: Path) -> None:
     """Write NAME.csv and NAME.tex (booktabs) for each table of the sections."""
     for table in (table for section in sections for table in section.tables):
+        artifacts.check_file_word(table.name, "table")
         artifacts.write_text(directory / f"{table.name}.csv", table.numbers.write_csv())
         artifacts.write_text(directory / f"{table.name}.tex", format_latex(table))
 
@@ -69,6 +70,16 @@ def label_model(model: str, probe: str) -> str:
     words = named if probe == NO_PROBE else f"{probe} on {model}"
     words = words.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def print_outcome(config: AnalyzeConfig) -> pl.Expr:
+    """Return column `outcome` in words."""
+    return pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String)
+
+
+def print_model() -> pl.Expr:
+    """Return columns `model` and `probe` in words, as one column."""
+    return pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String)
 
 
 def format_score(row: dict[str, Any]) -> str:
@@ -124,6 +135,7 @@ _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
     | {"\N{EN DASH}": "--", "\N{NO-BREAK SPACE}": "~", "\N{MINUS SIGN}": "$-$", "\N{INFINITY}": r"$\infty$"}
+    | {"\N{PLUS-MINUS SIGN}": r"$\pm$"}
 )
 
 

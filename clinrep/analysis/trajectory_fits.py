@@ -18,10 +18,11 @@ from clinrep.analysis.anomalies import select_main
 from clinrep.analysis.checks import require_same_subjects, require_unique
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
-from clinrep.analysis.logits import estimate_logit, explain_no_fit, predict_logit
+from clinrep.analysis.logits import Logit, estimate_logit, explain_no_fit, fit_logit, predict_logit
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.scores import explain_too_few
-from clinrep.analysis.study import Study
+from clinrep.analysis.scores import explain_no_interval, explain_too_few
+from clinrep.analysis.study import Study, compute_once
+from clinrep.run import show_progress
 
 logger = logging.getLogger("clinrep")
 
@@ -40,6 +41,8 @@ class Measured:
     """Name in `REGRESSORS` -> (N,)."""
     num_left_out: int
     """Labelled stays without a jump, whose sequence is one token."""
+    num_left_out_patients: int
+    """Whose stays these are."""
 
     def take(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], dict[str, Floats]]:
         """Return labels and regressors of some stays."""
@@ -89,19 +92,55 @@ def select_measured(site: Site, measures: pl.DataFrame, outcome: str, split: str
         stays.patients[is_whole],
         {name: rows[name].to_numpy()[is_whole].astype(np.float64) for name in REGRESSORS},
         int((~is_whole).sum()),
+        np.unique(stays.patients[~is_whole]).size,
     )
 
 
-def explain_unfit(labels: NDArray[np.bool_], regressors: dict[str, Floats], config: AnalyzeConfig) -> str:
-    """Return why no regression is fitted to these stays, or ''; none is to fewer events than may be told of."""
-    least = max(config.trajectories.min_events, config.min_cell_count)
-    too_few = explain_too_few(labels.size, int(labels.sum()), least, config.min_cell_count)
-    return f"no fit: {too_few}" if too_few else explain_no_fit(labels, regressors)
+def explain_unfit(stays: Measured, config: AnalyzeConfig) -> str:
+    """Return why no regression is fitted to these stays, or ''; none is to events of too few patients."""
+    labels, least = stays.labels, config.min_cell_count
+    too_few = explain_too_few(labels.size, int(labels.sum()), max(config.trajectories.min_events, least), least)
+    too_few = too_few or explain_no_interval(labels, stays.patients, least, least)
+    return f"no fit: {too_few}" if too_few else explain_no_fit(labels, stays.regressors)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The regression of one site and outcome on its test stays."""
+
+    site: Site
+    outcome: str
+    test: Measured
+    reason: str
+    """Why there is no fit; '' where there is."""
+    logit: Logit | None
+
+
+@compute_once
+def read_all_measures(study: Study) -> dict[str, pl.DataFrame | None]:
+    """Return what `read_measures` does of each site."""
+    return {site.name: read_measures(site, study) for site in study.sites}
+
+
+@compute_once
+def fit_regressions(study: Study) -> list[Regression]:
+    """Fit every outcome of every site that has trajectories."""
+    measured = [(site, of_site) for site in study.sites if (of_site := read_all_measures(study)[site.name]) is not None]
+    tasks = [(site, of_site, outcome) for site, of_site in measured for outcome in study.outcomes]
+    fitted = []
+    for site, of_site, outcome in show_progress(tasks, study.config, "trajectories"):
+        test, logit = select_measured(site, of_site, outcome, TEST_SPLIT), None
+        reason = explain_unfit(test, study.config)
+        if not reason:
+            level = study.config.confidence_level
+            logit = fit_logit(test.labels, test.regressors, test.patients, level, outcome)
+        fitted.append(Regression(site, outcome, test, reason, logit))
+    return fitted
 
 
 def predict_from_train(train: Measured, test: Measured, config: AnalyzeConfig) -> tuple[Floats | None, str]:
     """Return (N,) probabilities of the test stays by the fit on the train stays, or None and why there is none."""
-    reason = explain_unfit(train.labels, train.regressors, config)
+    reason = explain_unfit(train, config)
     if reason:
         return None, f"{reason} in train"
     return predict_logit(estimate_logit(train.labels, train.regressors), test.regressors), ""

@@ -9,22 +9,22 @@ import polars as pl
 
 from clinrep import artifacts
 from clinrep.analysis.auroc import score_auroc
-from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
-from clinrep.analysis.logits import INTERCEPT, Logit, estimate_logit, fit_logit, predict_logit
+from clinrep.analysis.inputs import FIT_SPLIT
+from clinrep.analysis.logits import INTERCEPT, estimate_logit, predict_logit
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.trajectory_fits import (
     REGRESSORS,
     Measured,
-    explain_unfit,
+    Regression,
+    fit_regressions,
     predict_across_folds,
     predict_from_train,
-    read_measures,
+    read_all_measures,
     select_measured,
 )
 from clinrep.analysis.trajectory_tables import build_check_table, build_overview, build_table
 from clinrep.distributed import derive_seed
-from clinrep.run import show_progress
 
 TERMS = (INTERCEPT, *REGRESSORS)
 _UNCERTAINTY = ("se", "z", "p", "low", "high")
@@ -51,43 +51,38 @@ _CHECK_SCHEMA = {
 
 def build_trajectory_section(study: Study) -> Section:
     """Return the regressions of every site that has trajectories: an overview, one table each, a held-out check."""
-    measures = {site.name: read_measures(site, study) for site in study.sites}
-    sites = [site for site in study.sites if measures[site.name] is not None]
+    measures = read_all_measures(study)
     title, lacking = "Representation trajectories and outcomes", [name for name in measures if measures[name] is None]
     text = "" if not lacking else (
         f"No trajectories at {', '.join(lacking)}: run 03_extract_reps.py --trajectories true into a new directory, "
         "and give that to --representations_dir."
     )  # fmt: skip
-    if not sites:
+    if len(lacking) == len(measures):
         return Section("trajectories", title, text)
     scales, scaled_by = _choose_scales(study, measures)
     results, tables, checks = [], [], []
-    tasks = [(site, outcome) for site in sites for outcome in study.outcomes]
-    for site, outcome in show_progress(tasks, study.config, "trajectories"):
-        of_site = measures[site.name]
-        assert of_site is not None
-        test = select_measured(site, of_site, outcome, TEST_SPLIT)
-        numbers, logit = _fit(study, site, outcome, test, scales)
-        numbers = _hide(numbers, study)
+    for one in fit_regressions(study):
+        numbers = _hide(_list_terms(one, scales), one.test, study)
         results.append(numbers)
-        checks += _check_held_out(study, site, outcome, test, measures)
-        if logit is not None:
+        checks += _check_held_out(study, one, measures)
+        if one.logit is not None:
             table = build_table(numbers, study, scaled_by)
             tables.append(table)
             if numbers["num_events"].null_count() == 0:  # the summary's log-likelihoods tell them
-                artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", logit.summary)
+                artifacts.check_file_word(table.name, "table")
+                artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", one.logit.summary)
     overview = build_overview(pl.concat(results), study)
     held_out = build_check_table(study.people.hide_scored(pl.DataFrame(checks, schema=_CHECK_SCHEMA)), study)
     return Section("trajectories", title, text, tables=[overview, held_out, *tables])
 
 
-def _hide(numbers: pl.DataFrame, study: Study) -> pl.DataFrame:
+def _hide(numbers: pl.DataFrame, test: Measured, study: Study) -> pl.DataFrame:
     """Return the rows without counts of people that must not be shown, nor what would tell them."""
     least = study.config.min_cell_count
     numbers = study.people.hide_scored(numbers)
     is_shown = pl.col("num_subjects").is_not_null() & pl.col("num_events").is_not_null()
     telling = ("log_likelihood", "log_likelihood_null", "pseudo_r2", "llr_p")
-    is_large = is_shown & ((pl.col("num_left_out") == 0) | (pl.col("num_left_out") >= least))
+    is_large = is_shown & (test.num_left_out_patients == 0 or test.num_left_out_patients >= least)
     return numbers.with_columns(
         *(pl.when(is_shown).then(pl.col(name)).alias(name) for name in telling),
         num_left_out=pl.when(is_large).then("num_left_out"),
@@ -109,22 +104,19 @@ def _choose_scales(study: Study, measures: dict[str, pl.DataFrame | None]) -> tu
     return deviations, f"of the train stays of site {name}"
 
 
-def _fit(
-    study: Study, site: Site, outcome: str, test: Measured, scales: dict[str, float] | None
-) -> tuple[pl.DataFrame, Logit | None]:
-    """Return a row a term, all null but counts and reason where there is no fit, and the fit."""
+def _list_terms(one: Regression, scales: dict[str, float] | None) -> pl.DataFrame:
+    """Return a row a term, all null but counts and reason where there is no fit."""
+    test, logit = one.test, one.logit
     common: dict[str, Any] = {
-        "site": site.name,
-        "outcome": outcome,
+        "site": one.site.name,
+        "outcome": one.outcome,
         "num_subjects": test.labels.size,
         "num_patients": np.unique(test.patients).size,
         "num_events": int(test.labels.sum()),
         "num_left_out": test.num_left_out,
     }
-    reason = explain_unfit(test.labels, test.regressors, study.config)
-    if reason:
-        return pl.DataFrame([common | {"term": term, "reason": reason} for term in TERMS], schema=SCHEMA), None
-    logit = fit_logit(test.labels, test.regressors, test.patients, study.config.confidence_level, outcome)
+    if logit is None:
+        return pl.DataFrame([common | {"term": term, "reason": one.reason} for term in TERMS], schema=SCHEMA)
     scales = scales or {name: float(np.std(values, ddof=1)) for name, values in test.regressors.items()}
     common |= {
         "pseudo_r2": logit.pseudo_r2,
@@ -139,23 +131,21 @@ def _fit(
             row |= {"sd": sd, "coefficient_per_sd": sd * row["coefficient"]}
             row |= {"low_per_sd": sd * row["low_clustered"], "high_per_sd": sd * row["high_clustered"]}
         rows.append(common | row)
-    return pl.DataFrame(rows, schema=SCHEMA), logit
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _check_held_out(
-    study: Study, site: Site, outcome: str, test: Measured, measures: dict[str, pl.DataFrame | None]
-) -> list[dict[str, Any]]:
+def _check_held_out(study: Study, one: Regression, measures: dict[str, pl.DataFrame | None]) -> list[dict[str, Any]]:
     """Return the AUROC on the test stays of the fit on these very stays, across folds of them, and on train."""
+    site, outcome, test, reason = one.site, one.outcome, one.test, one.reason
     settings, seed = study.config.trajectories, f"trajectories/{site.name}/{outcome}"
     probabilities: dict[str, tuple[Floats | None, str]] = {}
-    reason = explain_unfit(test.labels, test.regressors, study.config)
     fitted = None if reason else predict_logit(estimate_logit(test.labels, test.regressors), test.regressors)
     probabilities["the same stays (not held out)"] = fitted, reason
     across = (None, reason) if reason else predict_across_folds(
         test, settings.num_folds, derive_seed(study.config.seed, f"{seed}/folds")
     )  # fmt: skip
     probabilities[f"other patients of test ({settings.num_folds} folds)"] = across
-    home = next(one for one in study.sites if one.name == study.config.fitted_site)
+    home = next(known for known in study.sites if known.name == study.config.fitted_site)
     of_home = measures[home.name]
     if of_home is not None and (of_home["split"] == FIT_SPLIT).any():
         train = select_measured(home, of_home, outcome, FIT_SPLIT)

@@ -6,22 +6,16 @@ import polars as pl
 
 from clinrep.analysis.study import Study
 from clinrep.analysis.suppression import HIDDEN
-from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, format_score, label_outcome, print_outcome, to_words
 
 
 def build_overview(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     """Return all coefficients of all sites and outcomes, one row a fit."""
-    cells = numbers.with_columns(
-        cell=pl.when(pl.col("reason").is_null()).then(
-            pl.struct("coefficient", "low_clustered", "high_clustered").map_elements(
-                lambda row: f"{row['coefficient']:.4g} ({_range(row['low_clustered'], row['high_clustered'])})",
-                pl.String,
-            )
-        )
-    )
+    of_fit = pl.struct("coefficient", "low_clustered", "high_clustered")
+    cells = numbers.with_columns(cell=of_fit.map_elements(_format_coefficient, pl.String))
     keys = ["site", "outcome", "num_subjects", "num_events", "pseudo_r2", "reason"]
     wide = cells.pivot("term", index=keys, values="cell", maintain_order=True).with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, study.config), pl.String),
+        outcome=print_outcome(study.config),
         path_length=pl.coalesce("path_length", "reason"),
         pseudo_r2=pl.col("pseudo_r2").map_elements(lambda value: f"{value:.4f}", pl.String),
         **_print_counts(),
@@ -39,7 +33,7 @@ def build_overview(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     caption = (
         "Coefficients of logistic regressions (no penalty) of each outcome on path length, maximum jump and anomaly "
         "score, all in their own units, among the labelled test stays of each site, with "
-        f"{_level(study)} confidence intervals from standard errors clustered by patient. Path length: sum of the "
+        f"{study.config.level} confidence intervals from standard errors clustered by patient. Path length: sum of the "
         "Euclidean distances between the hidden states of successive tokens; maximum jump: the largest of them; "
         "anomaly score: higher for stays less like the training stays. Associations, fitted and read on the same "
         f"stays; fitted where {study.config.trajectories.min_events} stays have the event and as many have not."
@@ -56,7 +50,7 @@ def build_table(numbers: pl.DataFrame, study: Study, scaled_by: str) -> PrintedT
         else f"{row['coefficient_per_sd']:.3f} ({_range(row['low_per_sd'], row['high_per_sd'])})"
         for row in numbers.iter_rows(named=True)
     ]
-    level = _level(study)
+    level = study.config.level
     words = pl.DataFrame(
         {
             "Term": [term.replace("_", " ").capitalize() for term in numbers["term"]],
@@ -96,7 +90,7 @@ def build_table(numbers: pl.DataFrame, study: Study, scaled_by: str) -> PrintedT
 def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     """Return how well the fits rank stays they were not made on."""
     printed = numbers.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, study.config), pl.String),
+        outcome=print_outcome(study.config),
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
         **_print_counts(),
     )
@@ -105,7 +99,7 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
         "num_subjects": "Stays",
         "num_events": "Events",
         "fitted_on": "Fitted on",
-        "cell": f"AUROC ({_level(study)} CI)",
+        "cell": f"AUROC ({study.config.level} CI)",
     }
     words, num_keys = to_words(printed, headings)
     caption = (
@@ -118,16 +112,18 @@ def build_check_table(numbers: pl.DataFrame, study: Study) -> PrintedTable:
     return PrintedTable("trajectory_held_out", title, caption, numbers, words, num_keys + 3)
 
 
+def _format_coefficient(row: dict[str, float | None]) -> str | None:
+    """Return `1.234 (0.5 to 2)`, None where there is no fit."""
+    value, low, high = row["coefficient"], row["low_clustered"], row["high_clustered"]
+    return None if value is None or low is None or high is None else f"{value:.4g} ({_range(low, high)})"
+
+
 def _print_counts() -> dict[str, pl.Expr]:
     """Return the counts as words, those that must not be shown as `HIDDEN`."""
     return {
         name: pl.col(name).map_elements(lambda count: f"{count:,}", pl.String).fill_null(HIDDEN)
         for name in ("num_subjects", "num_events")
     }
-
-
-def _level(study: Study) -> str:
-    return f"{100 * study.config.confidence_level:g}\N{NO-BREAK SPACE}%"
 
 
 def _range(low: float, high: float) -> str:

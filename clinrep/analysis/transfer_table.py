@@ -6,10 +6,13 @@ import polars as pl
 
 from clinrep.analysis.anomalies import METHOD_WORDS
 from clinrep.analysis.config import AnalyzeConfig
+from clinrep.analysis.inputs import Site
+from clinrep.analysis.performance import format_cells
 from clinrep.analysis.probes import NO_PROBE
 from clinrep.analysis.scores import ALL
+from clinrep.analysis.seeds import SEED_WORDS, append_seed_means, drop_unused
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.tables import PrintedTable, format_score, label_model, label_outcome, to_words
+from clinrep.analysis.tables import PrintedTable, print_model, print_outcome, to_words
 
 METRIC = "auroc"
 # subgroup in scores.parquet -> heading, in the order of the paper's columns
@@ -25,54 +28,46 @@ def build_transfer_section(study: Study) -> Section:
     ):
         rows = study.scores.filter(is_wanted)
         if rows.height:
-            tables.append(build_transfer_table(rows, name, f"{title}: AUROC by site", study.config))
+            hidden = study.people.hide_scored(rows)
+            tables.append(_build_table(hidden, study.sites, name, f"{title}: AUROC by site", study.config))
     text = "" if tables else "There are no predictions to compare."
     return Section("transfer_table", "Transfer between sites", text, tables)
 
 
-def build_transfer_table(scores: pl.DataFrame, name: str, title: str, config: AnalyzeConfig) -> PrintedTable:
+def _build_table(scores: pl.DataFrame, sites: list[Site], name: str, title: str, config: AnalyzeConfig) -> PrintedTable:
     """Return the AUROC of each outcome and model (rows) at each site overall, of inliers and of outliers (columns)."""
     columns = [name for name in COLUMNS if name in set(scores["subgroup"])]
     keys = ["outcome", "model", "probe"]
     chosen = scores.filter((pl.col("metric") == METRIC) & pl.col("subgroup").is_in(columns))
-    # an AUROC of few events in full would tell how many they are
-    num_fewest = pl.min_horizontal("num_events", pl.col("num_subjects") - pl.col("num_events"))
-    is_few = num_fewest < config.min_cell_count
-    numbers = chosen.select(
-        *(*keys, "site", "subgroup", "metric"),
-        *(
-            pl.when(is_few).then(pl.col(name).round(3)).otherwise(name).alias(name)
-            for name in ("estimate", "low", "high")
-        ),
-        "reason",
-    )
+    chosen = chosen.select(*keys, "site", "subgroup", "metric", "estimate", "low", "high", "reason")
+    numbers = drop_unused(append_seed_means(chosen, sites))
     cells = numbers.with_columns(
-        cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String),
+        cell=format_cells(numbers.columns),
         column=pl.format("{}/{}", "site", "subgroup"),
     )
     printed = cells.pivot("column", index=keys, values="cell", maintain_order=True)
     outcomes = {outcome: index for index, outcome in enumerate(printed["outcome"].unique(maintain_order=True))}
     printed = printed.sort(pl.col("outcome").replace_strict(outcomes, return_dtype=pl.Int64), maintain_order=True)
     printed = printed.with_columns(
-        outcome=pl.col("outcome").map_elements(lambda outcome: label_outcome(outcome, config), pl.String),
-        model=pl.struct("model", "probe").map_elements(lambda row: label_model(row["model"], row["probe"]), pl.String),
+        outcome=print_outcome(config),
+        model=print_model(),
     )
-    sites = [site for site in config.timelines_dir if site in set(numbers["site"])]
+    names = [site for site in config.timelines_dir if site in set(numbers["site"])]
     headings = {"outcome": "Outcome", "model": "Model"}
-    for site in sites:
+    for site in names:
         for subgroup in columns:
             key = f"{site}/{subgroup}"
-            where = f"{site}, {COLUMNS[subgroup]}" if len(sites) > 1 else COLUMNS[subgroup].capitalize()
+            where = f"{site}, {COLUMNS[subgroup]}" if len(names) > 1 else COLUMNS[subgroup].capitalize()
             headings[key] = where
             if key not in printed.columns:
                 printed = printed.with_columns(pl.lit(None, pl.String).alias(key))
             printed = printed.with_columns(pl.col(key).fill_null("no such stay"))
     words, _ = to_words(printed.with_columns(site=pl.lit("")), headings)
-    return PrintedTable(name, title, _caption(config, len(columns) > 1), numbers, words, num_keys=1)
+    caption = _caption(config, len(columns) > 1) + (f" {SEED_WORDS}" if "num_seeds" in numbers.columns else "")
+    return PrintedTable(name, title, caption, numbers, words, num_keys=1)
 
 
 def _caption(config: AnalyzeConfig, is_split: bool) -> str:
-    level = f"{100 * config.confidence_level:g}\N{NO-BREAK SPACE}%"
     groups = (
         f" Inliers and outliers: by {METHOD_WORDS[config.anomaly_methods[0]]}, fitted on the train split of site "
         f"{config.fitted_site}."
@@ -80,7 +75,7 @@ def _caption(config: AnalyzeConfig, is_split: bool) -> str:
         else ""
     )
     return (
-        f"AUROC on the test split of each site, with {level} bootstrap intervals by patient. Probes and baselines were "
-        f"fitted on the train split of site {config.fitted_site} alone; a site's fine-tuned classifiers are those "
-        f"given for it.{groups}"
+        f"AUROC on the test split of each site, with {config.level} bootstrap intervals by patient. Probes and "
+        f"baselines were fitted on the train split of site {config.fitted_site} alone; a site's fine-tuned classifiers "
+        f"are those given for it.{groups}"
     )

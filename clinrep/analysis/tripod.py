@@ -55,7 +55,7 @@ def format_checklist(table: pl.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _find_answer(item: Item, sections: Collection[str], has_subgroups: bool) -> str:
+def _find_answer(item: Item, sections: Collection[str], has_subgroups: bool = False) -> str:
     """Return where an item is answered, and what is left to the authors."""
     made = [name for name in item.sections if name in sections]
     parts = [f"section{'s' if len(made) > 1 else ''} {', '.join(made)} of the report"] if made else []

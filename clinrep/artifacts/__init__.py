@@ -1,14 +1,19 @@
 """The tables that cross stages: schema, checked read, atomic write, DONE."""
 
 from clinrep.artifacts.changes import check_outputs
+from clinrep.artifacts.columns import ArtifactError, Column, Table
+from clinrep.artifacts.describe import describe_tables
+from clinrep.artifacts.durable import is_temporary, make_folder, remove_leftovers, sync
 from clinrep.artifacts.files import (
     atomic_path,
+    check_file_word,
     find_model,
     find_runs,
     fingerprint,
     fingerprint_file,
+    fingerprint_text,
+    list_recorded,
     list_tokenizer_files,
-    open_to_others,
     read_content,
     read_done,
     read_settings,
@@ -16,7 +21,7 @@ from clinrep.artifacts.files import (
     write_done,
     write_text,
 )
-from clinrep.artifacts.schema import SPLITS, TABLES, ArtifactError, Column, Table, describe_tables
+from clinrep.artifacts.schema import SPLITS, TABLES
 from clinrep.artifacts.tables import (
     count_rows,
     find_parts,
@@ -36,6 +41,7 @@ __all__ = [
     "Column",
     "Table",
     "atomic_path",
+    "check_file_word",
     "check_outputs",
     "count_parameters",
     "count_rows",
@@ -45,17 +51,22 @@ __all__ = [
     "find_runs",
     "fingerprint",
     "fingerprint_file",
+    "fingerprint_text",
+    "is_temporary",
     "iterate_table",
+    "list_recorded",
     "list_tokenizer_files",
+    "make_folder",
     "make_lists",
-    "open_to_others",
     "read_content",
     "read_done",
     "read_settings",
     "read_table",
     "read_table_file",
     "read_weight_header",
+    "remove_leftovers",
     "stamp_files",
+    "sync",
     "write_done",
     "write_frames",
     "write_table",

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from clinrep.artifacts.columns import ArtifactError
 from clinrep.artifacts.files import find_runs, fingerprint_file, read_content, stamp
-from clinrep.artifacts.schema import TABLES, ArtifactError
+from clinrep.artifacts.schema import TABLES
 from clinrep.artifacts.tables import read_table_file
 
 

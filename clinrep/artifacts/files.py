@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,33 +13,40 @@ from typing import Any
 
 import yaml
 
-from clinrep.artifacts.schema import ArtifactError
+from clinrep.artifacts import durable
+from clinrep.artifacts.columns import ArtifactError
 from clinrep.config import InputError
 from clinrep.failures import say
+
+# Folders of a run that no result is read from, which may be removed, or go on growing with the search they are of.
+WORK_FOLDERS = frozenset({"checkpoints", "search", "tensorboard", "token_store", "trials", "workers"})
+UNRECORDED = frozenset({("DONE",), ("STOPPED",), ("run.log",)})  # written after the digests, or the digests themselves
+_FILE_WORD = re.compile(r"[\w=][\w=.-]{0,99}")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary name beside `path` that takes its place, kept even if power fails, when the block succeeds."""
+    durable.make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    durable.remove(temporary)  # of a killed process that had the same number
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)  # os.replace does not replace a folder that holds files
-        os.replace(temporary, path)
+        durable.put_in_place(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        durable.remove(temporary)
 
 
-def open_to_others(path: Path) -> None:
-    """Give a folder and what is in it the modes that new ones have: some libraries write for the owner alone."""
-    mask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(mask)
-    for one in [path, *path.rglob("*")]:
-        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
+def check_file_word(word: str, what: str) -> None:
+    """Refuse a word of a table or of the settings, part of file names, that could lead into another folder.
+
+    Raises:
+        InputError: it is not of letters, digits, _ = . and -, or begins with one of the last two.
+    """
+    if not _FILE_WORD.fullmatch(word):
+        raise InputError(
+            f"{what} {word[:60]!r} becomes part of file names and must be of letters, digits, _, = and -; rename it"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,14 +56,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_done(directory: Path, stage: str, rows: dict[str, int], inputs: dict[str, str]) -> None:
-    """Write DONE, the last file of a run: what it holds and what it was made from."""
-    outputs = {
-        str(path.relative_to(directory)): fingerprint_file(path)
-        for path in sorted(directory.rglob("*"))
-        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in path.relative_to(directory).parts
-    }
-    content = {"stage": stage, "rows": rows, "inputs": inputs, "outputs": outputs}
+    """Write DONE, the last file of a run: what it holds and what it was made from.
+
+    `outputs` are the tables and weights, which make a run's fingerprint; `files` everything else that stays as it is.
+    """
+    outputs, files = (
+        {name: fingerprint_file(directory / name) for name in names} for names in list_recorded(directory)
+    )
+    content = {"stage": stage, "rows": rows, "inputs": inputs, "outputs": outputs, "files": files}
     write_text(directory / "DONE", json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def list_recorded(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of a run's files that DONE holds digests of: tables and weights, then all others.
+
+    Left out are checkpoints, what may go or grow after DONE, and hidden files.
+    """
+    outputs, files = [], []
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        parts = path.relative_to(directory).parts
+        if path.suffix in {".parquet", ".safetensors"} and "checkpoints" not in parts:
+            outputs.append("/".join(parts))
+        elif not (WORK_FOLDERS & set(parts[:-1]) or parts in UNRECORDED or any(part[0] == "." for part in parts)):
+            files.append("/".join(parts))
+    return outputs, files
 
 
 def read_done(directory: Path, stage: str, *others: str) -> dict[str, Any]:
@@ -128,6 +151,7 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
     (then that run must be finished) or copied away on its own.
     """
     model = directory / folder if (directory / folder).is_dir() else directory
+    _refuse_pickles(model)
     run = model.parent if (model.parent / "config.yaml").is_file() else None
     if model == directory and not (directory / "model.safetensors").is_file():
         run = directory
@@ -137,6 +161,16 @@ def find_model(directory: Path, folder: str, stage: str) -> Path:
         if not path.is_file():
             raise ArtifactError(f"{path} does not exist; {stage}.py writes it into {folder}/")
     return model
+
+
+def _refuse_pickles(model: Path) -> None:
+    """Refuse weights that are a pickle, which may run any code when it is opened."""
+    pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt") for path in model.glob(pattern)]
+    if pickles and not (model / "model.safetensors").is_file():
+        raise ArtifactError(
+            f"{model} holds {', '.join(sorted(pickles))} but no model.safetensors; pickles may run any code and are "
+            "never opened: save the model as model.safetensors where it was trained"
+        )
 
 
 def list_tokenizer_files(directory: Path) -> list[Path]:
@@ -168,6 +202,11 @@ def fingerprint_file(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def fingerprint_text(text: str) -> str:
+    """Return the digest of the file that `write_text` makes of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def fingerprint(path: Path) -> str:

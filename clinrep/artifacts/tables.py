@@ -11,9 +11,10 @@ import polars as pl
 import pyarrow
 import pyarrow.parquet
 
+from clinrep.artifacts.columns import ARRAY_TYPES, TYPES, ArtifactError
 from clinrep.artifacts.contents import find_fault
 from clinrep.artifacts.files import atomic_path, read_done
-from clinrep.artifacts.schema import ARRAY_TYPES, TABLES, TYPES, ArtifactError
+from clinrep.artifacts.schema import TABLES
 from clinrep.config import lookup
 from clinrep.failures import say
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from clinrep.artifacts.schema import ArtifactError
+from clinrep.artifacts.columns import ArtifactError
 from clinrep.failures import say
 
 LENGTH_BYTES = 8  # little-endian length of the header (safetensors format)

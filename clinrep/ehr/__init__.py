@@ -18,6 +18,7 @@ MODALITY = Modality(
     tokenize=lazy("clinrep.ehr.tokenize:tokenize"),
     iterate_parts=lazy("clinrep.ehr.tokenize:iterate_parts"),
     report_site=lazy("clinrep.ehr.second_site:report_site"),
+    audit_timelines=lazy("clinrep.ehr.leakage.audit:audit_timelines"),
     load_blocks=lazy("clinrep.ehr.blocks:load_blocks"),
     build_language_model=lazy("clinrep.ehr.models:build_language_model"),
     load_sequences=lazy("clinrep.ehr.sequences:load_sequences"),
@@ -25,7 +26,9 @@ MODALITY = Modality(
     load_encoder=lazy("clinrep.ehr.models:load_encoder"),
     load_frozen_language_model=lazy("clinrep.ehr.models:load_frozen_language_model"),
     read_questions=lazy("clinrep.ehr.zero_shot:read_questions"),
+    audit_outputs=lazy("clinrep.ehr.leakage.audit:audit_outputs"),
     read_stay_inputs=lazy("clinrep.ehr.baselines:read_stay_inputs"),
     describe_question=lazy("clinrep.ehr.outcomes:describe_question"),
+    audit_sites=lazy("clinrep.ehr.leakage.audit:audit_sites"),
     export_tokenizer=lazy("clinrep.ehr.tokenizer_export:export_tokenizer"),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from clinrep.artifacts.schema import TABLES, TYPES
+from clinrep.artifacts.columns import TYPES
+from clinrep.artifacts.schema import TABLES
 from clinrep.ehr.configs.sources import EdgeToken
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.values import Values, find_column_group

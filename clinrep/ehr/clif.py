@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,6 +233,8 @@ def _join_words(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r"[^\p{L}\p{N}]+", "_").str.strip_chars("_")
 
 
+_LIKE_DATA = re.compile(r"\d|.{41}", re.DOTALL)
+
 _JOINTS = {"&": "and", "/": "or"}  # as in CLIF 3.0's own values: l_and_d, ps_or_cpap
 _SIGNS = {"+": "plus", "-": "minus", "\N{MINUS SIGN}": "minus", "<": "below", ">": "above"}
 _MARKS = {
@@ -259,9 +262,14 @@ def normalize_words(words: Sequence[str], rule: str, column: str | None = None) 
 
 
 def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str]:
-    """Return those of `words` that no value is, and the first twenty values there are, for a warning."""
+    """Return those of `words` that no value is, and for a warning the first twenty values there are.
+
+    Values that look like ids, codes or prose, as a wrong column holds them, are a patient's: they are only counted.
+    """
     found = sorted(value for value in values.unique() if value is not None)
-    return [word for word in words if word not in found], ", ".join(found[:20])
+    names = [value for value in found if not _LIKE_DATA.search(value)]
+    others = [f"{len(found) - len(names)} values with digits or of many words"] if len(names) < len(found) else []
+    return [word for word in words if word not in found], ", ".join([*names[:20], *others])
 
 
 def normalize_column(frame: pl.DataFrame, column: str, rule: str) -> pl.DataFrame:

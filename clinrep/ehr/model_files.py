@@ -43,6 +43,7 @@ def load_weights(
             dtype=torch.float32,
             attn_implementation=attention,
             local_files_only=True,
+            use_safetensors=True,  # a pickle beside it is never opened
             output_loading_info=True,
         )
     except _UNREADABLE as error:

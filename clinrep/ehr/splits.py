@@ -45,7 +45,9 @@ def _look_up_splits(cohort: pl.DataFrame, path: Path) -> pl.DataFrame:
     patients = read_table_file("splits", path).select("patient_id", "split").unique()
     unknown = set(patients["split"].unique()) - set(SPLITS)
     if unknown:
-        raise InputError(f"{path}: column 'split' holds {sorted(unknown)}; expected {', '.join(SPLITS)}")
+        raise InputError(
+            f"{path}: column 'split' holds {len(unknown)} words other than {', '.join(SPLITS)}; correct them"
+        )
     twice = patients.filter(pl.col("patient_id").is_duplicated())["patient_id"].n_unique()
     if twice:
         raise InputError(f"{path}: {twice} patients are in more than one split; a patient belongs to exactly one")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.config import InputError
 
 logger = logging.getLogger("clinrep")
@@ -36,8 +36,8 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         """Map the two files of `folder`."""
         self.folder = folder
-        self.tokens: np.ndarray = np.load(folder / "tokens.npy", mmap_mode="r")
-        self.offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r")
+        self.tokens: np.ndarray = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        self.offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
         return TokenStore, (self.folder,)
@@ -128,7 +128,7 @@ def _derive(timelines_dir: Path, folder: Path, vocabulary_size: int, pad_token_i
             (temporary / split).mkdir()
             _derive_split(timelines_dir, split, temporary / split, vocabulary_size, pad_token_id)
         (temporary / "digests.json").write_text(json.dumps(_digest_arrays(temporary), indent=2) + "\n")
-        artifacts.open_to_others(temporary)
+        file_access.apply_access(temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -153,7 +153,7 @@ def _derive_split(timelines_dir: Path, split: str, folder: Path, vocabulary_size
         tokens[begin : begin + len(part)] = part
         begin += len(part)
     tokens.flush()
-    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "offsets.npy", offsets, allow_pickle=False)
     logger.info("%s: %d tokens of %d timelines laid out for training", split, begin, len(lengths))
 
 

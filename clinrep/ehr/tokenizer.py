@@ -17,6 +17,8 @@ from clinrep.ehr.configs.tokenize import PAD_TOKEN, TokenizeConfig
 
 logger = logging.getLogger("clinrep")
 
+# What makes two tokenizers one: counts may differ, words and bins may not.
+TOKENIZER_COLUMNS = {"vocabulary": ["token_id", "token"], "quantiles": ["category", "unit", "edges"]}
 # Settings that decide what a word means; a frozen tokenizer is applied with the ones it was made with.
 TOKEN_SETTINGS = (
     "sources",

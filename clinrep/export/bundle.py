@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from clinrep import artifacts
+from clinrep import file_access
 from clinrep.export.private import PATIENT_COLUMNS, find_private
 
 MANIFEST, README = "MANIFEST.json", "README.md"
@@ -20,7 +20,7 @@ _MODEL = r"(config\.json|model\.safetensors|vocabulary\.parquet|quantiles\.parqu
 ALLOWED = (
     r"README\.md|MANIFEST\.json|model_card\.md|tripod_ai\.md",
     rf"backbone/{_MODEL}",
-    rf"classifiers/[\w.=-]+/{_MODEL}",
+    rf"classifiers/[\w=-][\w.=-]*/{_MODEL}",
     r"tokenizer/((vocabulary|quantiles|categories)\.parquet|config\.yaml|DONE)",
     r"settings/(0[0-4]_\w+(\.[\w.=-]+)?\.yaml|provenance\.json)",
     r"scores/scores\.csv",
@@ -82,7 +82,7 @@ class Bundle:
             },
         }
         self.write_text(MANIFEST, json.dumps(content, indent=2) + "\n")
-        artifacts.open_to_others(self.directory)
+        file_access.apply_access(self.directory)
 
 
 def is_allowed(name: str) -> bool:

@@ -48,7 +48,7 @@ def find_models(config: ExportConfig, bundle: Bundle) -> list[FoundModel]:
         )
     for run_dir in runs:
         name = re.sub(
-            r"[^\w.=-]", "_", "_".join(run_dir.relative_to(config.classifier_dir or "").parts) or run_dir.name
+            r"[^\w.=-]", "_", "_".join(run_dir.relative_to(config.classifier_dir or "").parts) or run_dir.resolve().name
         )
         model = _find(f"classifiers/{name}", CLASSIFIER, run_dir, timelines)
         reason = _find_few(run_dir, timelines, config.min_cell_count)

@@ -38,7 +38,7 @@ python 03_extract_reps.py --config configs/ehr/03_extract_reps.yaml --backbone_d
   without edges become UNK. A hidden edge is replaced by its neighbour, so the two bins it parted are one: under the
   first edge shown a value is Q0, from the last one on it is the highest bin. Edges are {digits}.
 - **Counts** are rounded to multiples of {least}; those that would give a hidden one away are hidden too.
-- **Scores** that rest on fewer than {least} stays with the outcome, or without it, are empty.
+- **Scores** that rest on fewer than {least} test patients with the outcome, or without it, are empty.
 
 ## What was not assessed
 

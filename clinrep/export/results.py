@@ -28,9 +28,12 @@ def add_results(bundle: Bundle, config: ExportConfig) -> None:
     is_open = hidden_under < config.min_cell_count
     why_open = f"stage 04 hid numbers under {hidden_under} only; run it with --min_cell_count {config.min_cell_count}"
     scores = artifacts.read_table("scores", directory)
-    shown = hide_scores(scores, config.min_cell_count)
-    bundle.suppressed["scores"] = shown["estimate"].null_count() - scores["estimate"].null_count()
-    bundle.write_frame("scores/scores.csv", shown)
+    if artifacts.find_parts("class_patients", directory):
+        shown = hide_scores(scores, artifacts.read_table("class_patients", directory), config.min_cell_count)
+        bundle.suppressed["scores"] = shown["estimate"].null_count() - scores["estimate"].null_count()
+        bundle.write_frame("scores/scores.csv", shown)
+    else:
+        bundle.leave_out("scores/scores.csv", "stage 04 did not say of how many patients they are; run it again")
     for path in sorted((directory / "tables").glob("*.csv")):
         name, problem = f"tables/{path.name}", why_open if is_open else find_problem(path, config.min_cell_count)
         if problem or not re.fullmatch(r"\w+", path.stem):
@@ -59,13 +62,15 @@ def _read_limit(path: Path) -> int:
     return limit
 
 
-def hide_scores(scores: pl.DataFrame, least: int) -> pl.DataFrame:
-    """Return the scores without their counts, and without numbers that rest on fewer stays than a cell may have.
+def hide_scores(scores: pl.DataFrame, patients: pl.DataFrame, least: int) -> pl.DataFrame:
+    """Return the scores without their counts, and without numbers that rest on the stays of too few patients.
 
-    The counts are in tables/, where stage 04 hides what would give a small one away; here they could undo that.
+    `patients` is table `class_patients`; scores it does not have are not told. The counts are in tables/, where stage
+    04 hides what would give a small one away; here they could undo that.
     """
-    events, subjects = (pl.col(name).cast(pl.Int64) for name in ("num_events", "num_subjects"))
-    is_told = (events >= least) & (subjects - events >= least)
+    counts = ("num_event_patients", "num_other_patients")
+    is_told = pl.all_horizontal(pl.col(name).fill_null(0) >= least for name in counts)
+    scores = scores.join(patients, on=["site", "outcome", "subgroup"], how="left", maintain_order="left")
     told = [pl.when(is_told).then(name).alias(name) for name in ("estimate", "low", "high")]
     return scores.select("site", "model", "probe", "outcome", "subgroup", "metric", *told)
 

@@ -4,9 +4,11 @@
   python -m clinrep.slurm submit 02_finetune --grid seed=1,2,3 --cluster local --outcome icu_admission
   python -m clinrep.slurm status
   python -m clinrep.slurm status 02_finetune --rerun
+  python -m clinrep.slurm study configs/ehr/manuscript/study.yaml --clif_dir.mimic DIR --clif_dir.ucmc DIR
 
 What submit does not know (--outcome above) is a flag of the stage, the same for every run. Jobs ask for what the
 #SBATCH lines of slurm/<stage>.sbatch say, and run its launch line. Each run has its own folder in --grid_dir.
+A study is the runs of several stages at several sites in one YAML, each after those it reads (docs/slurm.md).
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from clinrep.config import InputError
+from clinrep.file_access import limit_access
 from clinrep.run import EXIT_INPUT
-from clinrep.slurm import jobs, sbatch_file
+from clinrep.slurm import jobs, sbatch_file, study_runs
 from clinrep.slurm.check import check_commands
 from clinrep.slurm.grid import (
     GRID_FILE,
@@ -56,10 +59,11 @@ def main(words: Sequence[str]) -> int:
     """Carry out one command and return the exit code: 1 where a local run did not finish."""
     parser = _make_parser()
     options, rest = parser.parse_known_args(words)
-    if rest and options.command != "submit":
+    if rest and options.command not in ("submit", "study"):
         raise InputError(f"unknown words {' '.join(rest)}; see python -m clinrep.slurm {options.command} --help")
     options.flags = [word for word in rest if word != "--"]
-    return int(options.call(options))
+    with limit_access("owner_and_group"):  # logs and folders; the jobs inherit it
+        return int(options.call(options))
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -81,10 +85,16 @@ def _make_parser() -> argparse.ArgumentParser:
     status.add_argument("stage", nargs="?", help="stem of the script; without it all grids of RUN_DIR are shown")
     status.add_argument("--rerun", action="store_true", help="submit what is missing, failed or stopped")
     status.set_defaults(call=_show_status)
+    whole = commands.add_parser("study", help="submit all of a study, or what is missing of it", allow_abbrev=False)
+    whole.add_argument("file", help="YAML of the study; further words are its settings, as --run_dir.mimic DIR")
+    whole.add_argument("--dry_run", action="store_true", help="check and print all runs, submit nothing")
+    whole.set_defaults(call=study_runs.carry_out)
     for command in (submit, status):
         command.add_argument("--grid_dir", type=Path, help="folder of the grid; RUN_DIR/<stage>_grid without it")
+    for command in (submit, status, whole):
         command.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: this machine")
         command.add_argument("--max_parallel", type=int, help="runs at a time; without it 1 locally, all on Slurm")
+    for command in (submit, status):
         command.add_argument(
             "--sbatch",
             nargs="+",
@@ -187,9 +197,9 @@ def _start_missing(grid: Grid, asked: Collection[str], options: argparse.Namespa
     command = one.read_commands()[names[0]]
     grid = replace(grid, site=command.site)
     grid.save()  # before anything is submitted, so that a second try finds a grid
+    if options.cluster == "local":
+        return _run_here(grid, names, options.max_parallel, command)
     with sbatch_file.job_environment(command, grid.sbatch):
-        if options.cluster == "local":
-            return _run_here(grid, names, options.max_parallel)
         submitted = jobs.submit_to_slurm(grid, names, options.max_parallel)
     grid = replace(grid, submissions=grid.submissions | submitted)
     grid.save()
@@ -205,12 +215,13 @@ def _name(grid: Grid) -> str:
     return grid.stage if is_usual else f"--grid_dir {shlex.quote(str(grid.directory))}"
 
 
-def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int:
+def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None, command: sbatch_file.Command) -> int:
     """Run combinations on this machine, tell of each, and return 1 where one did not finish."""
     submissions, ended = dict(grid.submissions), dict[str, str]()
 
-    def report(name: str, job: Submission, has_ended: bool) -> None:
+    def report(task: jobs.Task, job: Submission, has_ended: bool) -> None:
         """Keep and print that a run has started or ended."""
+        name = task.name
         submissions[name] = job
         now = replace(grid, submissions=submissions)
         now.save()
@@ -221,7 +232,7 @@ def _run_here(grid: Grid, names: Sequence[str], max_parallel: int | None) -> int
         else:
             print(f"starting {name} ({job.log})", flush=True)
 
-    jobs.run_here(grid, names, max_parallel, report)
+    jobs.run_here([jobs.Task(grid, name, command) for name in names], max_parallel, report)
     return int(any(word != FINISHED for word in ended.values()))
 
 

@@ -11,8 +11,7 @@ import yaml
 
 from clinrep.config import FREE_SETTINGS, InputError, config_to_dict
 from clinrep.modality import load_stage
-from clinrep.run_directory import holds_run
-from clinrep.run_inputs import list_inputs
+from clinrep.run.directory import holds_run, list_inputs
 from clinrep.slurm.sbatch_file import ROOT, Command
 
 
@@ -24,7 +23,11 @@ def check_commands(commands: Sequence[Command], is_pending: bool = False) -> Non
     Raises:
         InputError: names the stage, the setting and what was found.
     """
-    configs = [(command.stage, read_config(command)) for command in commands]
+    check_configs([(command.stage, read_config(command)) for command in commands], is_pending)
+
+
+def check_configs(configs: Sequence[tuple[str, Any]], is_pending: bool = False) -> None:
+    """Refuse what `check_commands` does, of pairs of a stage and its config."""
     outputs: dict[Path, Any] = {}
     known: dict[tuple[str, str], Path] = {}
     for stage, config in configs:

@@ -52,6 +52,10 @@ class Grid:
     """Options of sbatch in place of #SBATCH lines, without dashes; a rerun asks for the same again."""
     submissions: dict[str, Submission] = field(default_factory=dict)
     """The last job of each combination, by its name."""
+    pins: dict[str, str] = field(default_factory=dict)
+    """Of a study: RUN_DIR, SITE and their kind in place of what slurm/env.sh says."""
+    output_dir: str = ""
+    """Of a study: the folder of its runs; '' is the grid's own."""
 
     def list_flags(self, name: str) -> list[str]:
         """Return the flags that the sbatch file gets for one combination."""
@@ -60,7 +64,7 @@ class Grid:
 
     def find_output_dir(self, name: str) -> Path:
         """Return the run directory of one combination."""
-        return self.directory / name
+        return (ROOT / self.output_dir if self.output_dir else self.directory) / name
 
     def read_commands(self) -> dict[str, Command]:
         """Return combination -> its whole command.
@@ -72,7 +76,7 @@ class Grid:
         for name, combination in self.combinations.items():
             flags, outcome = self.list_flags(name), combination.get("outcome")
             if outcome not in read:
-                command = read_command(self.stage, flags)
+                command = read_command(self.stage, flags, self.pins)
                 self._check_site(command.site)
                 read[outcome] = replace(command, argv=command.argv[: len(command.argv) - len(flags)])
             commands[name] = replace(read[outcome], argv=(*read[outcome].argv, *flags))
@@ -189,6 +193,8 @@ def read_grid(directory: Path) -> Grid:
         texts += [text for values in content["combinations"].values() for text in values.values()]
         if not all(isinstance(text, str) for text in [content["stage"], *texts, *content["flags"]]):
             raise ValueError("a value is no text")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content["combinations"]):
+            raise ValueError("a run lies outside of the grid")
         return Grid(**(content | {"directory": directory, "submissions": submissions}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or choose another --grid_dir") from error

@@ -21,7 +21,15 @@ from submitit.slurm.slurm import SlurmJobEnvironment
 
 from clinrep.config import InputError
 from clinrep.slurm.grid import Grid, Submission
-from clinrep.slurm.sbatch_file import ROOT, UNLIMITED_MINUTES, find_file, parse_minutes, read_options
+from clinrep.slurm.sbatch_file import (
+    ROOT,
+    UNLIMITED_MINUTES,
+    Command,
+    find_file,
+    job_environment,
+    parse_minutes,
+    read_options,
+)
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -156,36 +164,47 @@ def submit_to_slurm(grid: Grid, names: Sequence[str], max_parallel: int | None) 
     return {name: _record("slurm", job) for name, job in zip(names, jobs, strict=True)}
 
 
+@dataclass(frozen=True)
+class Task:
+    """One combination of a grid that is to run here."""
+
+    grid: Grid
+    name: str
+    command: Command
+    """What its sbatch file starts, with what slurm/env.sh says."""
+
+
 def run_here(
-    grid: Grid, names: Sequence[str], max_parallel: int | None, on_change: Callable[[str, Submission, bool], None]
+    tasks: Sequence[Task],
+    max_parallel: int | None,
+    on_change: Callable[[Task, Submission, bool], None],
+    choose: Callable[[list[Task]], Task | None] = lambda waiting: waiting[0],
 ) -> None:
-    """Run combinations on this machine, `max_parallel` (1) at a time, and return when all have ended.
+    """Run combinations on this machine, `max_parallel` (1) at a time, and return when none can be started any more.
 
     Ctrl-C stops those that run, which save, and starts no more.
 
     Args:
-        grid: what the runs are of.
-        names: combinations to run.
+        tasks: what to run.
         max_parallel: runs at the same time; they share the GPUs.
-        on_change: called with the combination and its job when it starts (False) and when it has ended (True).
+        on_change: called with the task and its job when it starts (False) and when it has ended (True).
+        choose: given those that wait, returns the one to start next, or None while there is none.
     """
-    executor = _make_executor(grid, "local")
-    executor.update_parameters(timeout_min=UNLIMITED_MINUTES)
     num_threads = max(1, (os.cpu_count() or 1) // max_parallel) if max_parallel else None
-    waiting, running = list(names), dict[str, tuple[Any, Submission]]()
+    waiting, running = list(tasks), list[tuple[Task, Any, Submission]]()
     is_interrupted = False
     while waiting or running:
         try:
-            while waiting and len(running) < (max_parallel or 1):
-                name = waiting.pop(0)
-                with _ignore_interrupt():
-                    job = executor.submit(replace(_make_job(grid, name), is_local=True, num_threads=num_threads))
-                running[name] = job, _record("local", job)
-                on_change(name, running[name][1], False)
-            for name, (job, submission) in list(running.items()):
-                if job.done():
-                    del running[name]
-                    on_change(name, submission, True)
+            while waiting and len(running) < (max_parallel or 1) and (task := choose(waiting)) is not None:
+                waiting.remove(task)
+                job = _start_here(task, num_threads)
+                running.append((task, job, _record("local", job)))
+                on_change(task, running[-1][2], False)
+            if not running:
+                break  # what waits, waits for something that did not finish
+            for entry in [entry for entry in running if entry[1].done()]:
+                running.remove(entry)
+                on_change(entry[0], entry[2], True)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         except KeyboardInterrupt:
             if is_interrupted:
@@ -194,6 +213,15 @@ def run_here(
             waiting.clear()
     if is_interrupted:
         raise KeyboardInterrupt
+
+
+def _start_here(task: Task, num_threads: int | None) -> Any:
+    """Start a combination and return submitit's job."""
+    executor = _make_executor(task.grid, "local")
+    executor.update_parameters(timeout_min=UNLIMITED_MINUTES)
+    job = replace(_make_job(task.grid, task.name), is_local=True, num_threads=num_threads)
+    with job_environment(task.command, task.grid.sbatch), _ignore_interrupt():
+        return executor.submit(job)
 
 
 @contextmanager

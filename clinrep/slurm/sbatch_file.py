@@ -77,8 +77,13 @@ def parse_minutes(text: str) -> int:
     return (int(match["days"] or 0) * 24 + hours) * 60 + minutes + (seconds > 0)
 
 
-def read_command(stage: str, flags: Sequence[str]) -> Command:
+def read_command(stage: str, flags: Sequence[str], pins: Mapping[str, str] | None = None) -> Command:
     """Return what the launch line of a stage starts when the sbatch file is given `flags`.
+
+    Args:
+        stage: stem of the script.
+        flags: of the stage.
+        pins: RUN_DIR, SITE and their kind in place of what slurm/env.sh says.
 
     Raises:
         InputError: slurm/env.sh or the sbatch file fails here; the message is theirs.
@@ -86,6 +91,7 @@ def read_command(stage: str, flags: Sequence[str]) -> Command:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PIN_"))}
     with NamedTemporaryFile() as printed:
         environment |= {"PRINT_COMMAND": printed.name, "SLURM_SUBMIT_DIR": str(ROOT)}
+        environment |= {f"PIN_{name}": value for name, value in (pins or {}).items()}
         done = subprocess.run(
             ["bash", str(find_file(stage)), *flags], cwd=ROOT, env=environment, capture_output=True, check=False
         )

@@ -62,6 +62,7 @@ def make_arguments(config: TrainingConfig, run: Run, task: Task) -> TrainingArgu
         ddp_backend=("gloo" if is_cpu else "nccl") if distributed.get_world_size() > 1 else None,
         ddp_find_unused_parameters=False,
         report_to=list(config.report_to) or "none",
+        push_to_hub=False,
         project="clinrep",
         run_name="/".join(run.directory.parts[-3:]),
         disable_tqdm=True,
@@ -115,8 +116,10 @@ def check_settings(config: TrainingConfig) -> None:
         )
 
 
-def place_tensorboard(callbacks: list[Any], run: Run) -> None:
-    """Let tensorboard write into the run directory, whatever TENSORBOARD_LOGGING_DIR says."""
+def place_trackers(callbacks: list[Any], run: Run) -> None:
+    """Let the trackers write into the run directory, whatever the environment says: it holds what it may hold."""
+    os.environ["WANDB_DIR"] = os.fspath(run.directory)
+    os.environ["TRACKIO_DIR"] = os.fspath(run.directory / "trackio")
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = os.fspath(run.directory / "tensorboard")

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.config import InputError
 
 # Written last into a checkpoint, after every rank has saved its part, and removed first. transformers
@@ -80,12 +80,18 @@ class Checkpoints:
         distributed.wait_for_all()
         if distributed.get_rank() != 0:
             return
+        file_access.apply_access(self.path(step))  # safetensors writes for the owner alone
         content = {
             "step": step,
             "world_size": distributed.get_world_size(),
             "files": _measure_files(self.path(step)),
         }
+        artifacts.sync(self.path(step))
         artifacts.write_text(self.path(step) / MARKER, json.dumps(content) + "\n")
+        self.remove_oldest(step, best_step)
+
+    def remove_oldest(self, step: int, best_step: int | None) -> None:
+        """Delete all but those to keep, of which `step` is the newest; rank 0 calls it."""
         always = {step, best_step}
         by_age = sorted(self._list_steps(), key=lambda found: (found in always, found))
         for old in by_age[: -self.num_kept]:

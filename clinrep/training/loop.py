@@ -12,10 +12,10 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainerState
 
-from clinrep import artifacts, distributed
+from clinrep import artifacts, distributed, file_access
 from clinrep.run import Run, RunError
 from clinrep.stop_signal import StopSignal
-from clinrep.training.arguments import check_settings, make_arguments, place_tensorboard, prepare_model
+from clinrep.training.arguments import check_settings, make_arguments, place_trackers, prepare_model
 from clinrep.training.checkpoints import Checkpoints
 from clinrep.training.metrics_log import MetricsLog
 from clinrep.training.progress import Progress
@@ -112,7 +112,7 @@ def save_model(model: PreTrainedModel, run: Run, folder: str, companions: Sequen
         (temporary / "generation_config.json").unlink(missing_ok=True)
         for path in companions:
             shutil.copyfile(path, temporary / path.name)
-        artifacts.open_to_others(temporary)
+        file_access.apply_access(temporary)
     logger.info("saved %s", run.directory / folder)
 
 
@@ -136,7 +136,7 @@ def _make_trainer(
     trainer.find_rate_factor = task.find_rate_factor
     trainer.meter, trainer.checkpoints, trainer.evaluate_with = meter, checkpoints, task.evaluate
     trainer.remove_callback(PrinterCallback)
-    place_tensorboard(trainer.callback_handler.callbacks, run)
+    place_trackers(trainer.callback_handler.callbacks, run)
     return trainer
 
 
@@ -157,6 +157,8 @@ def _run_or_skip(trainer: StageTrainer, config: TrainingConfig, first_step: int)
         state = trainer.checkpoints.read_state(first_step)
         # A run killed after its last checkpoint: Trainer would train one step too many.
         if state.global_step >= state.max_steps or is_patience_over(state, config):
+            if distributed.get_rank() == 0:  # killed before it could
+                trainer.checkpoints.remove_oldest(first_step, state.best_global_step)
             return state
     trainer.train(resume_from_checkpoint=str(trainer.checkpoints.path(first_step)) if first_step else None)
     return trainer.state

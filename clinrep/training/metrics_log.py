@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,10 @@ class MetricsLog:
             record = {"step": step, "split": split, "name": name, "value": finite}
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk, so that a checkpoint is never ahead of them."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from clinrep import artifacts, distributed
 from clinrep.config import FREE_SETTINGS, InputError, config_to_dict, config_to_yaml, flatten, lookup
+from clinrep.error_text import describe_error
 from clinrep.run import Run, RunError
 from clinrep.search_config import SearchConfig, apply, check_space, list_corners
 from clinrep.stop_signal import StopSignal
@@ -164,7 +165,7 @@ class _Searcher:
             # ranks wait for the one without, and only the launcher ends them.
             if distributed.get_world_size() > 1 and not isinstance(error, RunError):
                 raise
-            failure = str(error)
+            failure = str(error) if isinstance(error, RunError) else describe_error(error)
         # Where a rank was killed this raises on the others: the trial is then broken off, not failed.
         (num_failures,) = distributed.sum_numbers([float(bool(failure))])
         if num_failures:

@@ -71,7 +71,12 @@ class ShardedTrainer(StageTrainer):
 
     def _build_whole(self, folder: str) -> PreTrainedModel:
         model, report = self._whole_class.from_pretrained(
-            folder, config=self.model.config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder,
+            config=self.model.config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         if report["missing_keys"]:
             raise ValueError(f"model.safetensors lacks {', '.join(sorted(report['missing_keys']))}")

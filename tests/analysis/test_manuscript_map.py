@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
+from collections import Counter
 from pathlib import Path
+from typing import Any as AnyConfig
 
 import pytest
 import yaml
 
 from clinrep.analysis.published import OUTCOMES
 from clinrep.analysis.sections import SECTIONS
-from clinrep.modality import load_stage
+from clinrep.config import parse_config
+from clinrep.slurm.check import read_config
+from clinrep.slurm.study import plan_study
+from clinrep.slurm.study_config import StudyConfig
 from tests.analysis.fake_runs import FakeSite, run_main
 
 ROOT = Path(__file__).parents[2]
@@ -95,25 +99,42 @@ def test_the_settings_of_both_are_accepted_together(tmp_path):
     assert {"published", "token_embeddings"} <= written
 
 
-def call_make(*words: str) -> list[str]:
-    """Return the lines that make prints, those continued by a backslash joined."""
-    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.replace("\\\n", " ").splitlines()
+def find_configs(file: str, *flags: str) -> dict[tuple[str, str], AnyConfig]:
+    """Return step and combination -> the settings that each run of a study would have."""
+    words = [f"--config={ROOT}/configs/ehr/{file}/study.yaml", *flags]
+    study = plan_study(parse_config(StudyConfig, words, "study", ""))
+    return {run: read_config(command) for run, command in study.commands.items()}
 
 
-def find_files(stage: str) -> list[str]:
-    return [f"--config={ROOT}/configs/ehr/{folder}/{stage}.yaml" for folder in ("manuscript", "manuscript_small")]
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> dict[tuple[str, str], AnyConfig]:
+    """What `make manuscript` runs; the hospitals are not simulated for it, a folder will do."""
+    folder = tmp_path_factory.mktemp("study")
+    for site in ("source", "second"):
+        (folder / site / "simulate").mkdir(parents=True)
+        (folder / site / "simulate" / "clif_patient.parquet").touch()
+    flags = [f"--study_dir={folder}/study"]
+    for site in ("source", "second", "sample"):
+        flags.append(f"--run_dir.{site}={folder}/{site}")
+        flags += [f"--clif_dir.{site}={folder}/{site}/simulate"] * (site != "sample")
+    return find_configs("manuscript_small", *flags)
 
 
-def test_make_manuscript_starts_every_classifier_that_the_figures_need():
-    lines = [line for line in call_make("manuscript-classifiers", "RUN_EACH=cat", "--silent") if line[:2] == "--"]
-    runs = [load_stage("02_finetune", "", [*find_files("02_finetune"), *shlex.split(line)])[1] for line in lines]
-    assert len({run.output_dir for run in runs}) == len(runs) == 3 + 3 + 2 * (1 + 3 * 3) + 1
-    second = [run for run in runs if "/second/" in run.output_dir]
+def test_make_manuscript_runs_the_small_study():
+    lines = subprocess.run(["make", "-n", "manuscript"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "clinrep.slurm study configs/ehr/manuscript_small/study.yaml --cluster local" in lines
+    for site in ("source", "second"):
+        assert f"runs/manuscript_small/{site}/simulate" in lines
+
+
+def test_make_manuscript_starts_every_classifier_that_the_figures_need(small):
+    runs = {run: config for run, config in small.items() if hasattr(config, "training_fraction")}
+    assert len({config.output_dir for config in runs.values()}) == len(runs) == 3 + 3 + 2 * (1 + 3 * 3) + 1
+    second = [config for config in runs.values() if "/second/" in config.output_dir]
     starts = {
-        (run.outcome, run.training_fraction, run.from_scratch, run.backbone_dir is None)
-        for run in second
-        if not run.random_truncation
+        (config.outcome, config.training_fraction, config.from_scratch, config.backbone_dir is None)
+        for config in second
+        if not config.random_truncation
     }
     assert starts == {
         (outcome, share, is_new, is_classifier)
@@ -122,24 +143,45 @@ def test_make_manuscript_starts_every_classifier_that_the_figures_need():
         for is_new, is_classifier in ((True, False), (False, False), (False, True))
         if share or is_classifier
     }
-    made = {run.output_dir for run in runs}
-    assert {run.classifier_dir for run in second} - {None} <= made, "each classifier to start from is trained before"
-    followed = {(run.output_dir.split("/")[2], run.random_truncation) for run in runs if run.risk_over_time}
-    assert followed == {(site, is_urt) for site in ("source", "second", "sample") for is_urt in (False, True)}
+    outcome_of = {str(Path(config.output_dir)): (config.outcome, config.random_truncation) for config in runs.values()}
+    for config in second:
+        if config.classifier_dir is not None:
+            assert outcome_of[config.classifier_dir] == (config.outcome, config.random_truncation)
+    followed = {(Path(config.output_dir).parts[-5:], config.random_truncation) for config in runs.values()
+                if config.risk_over_time}  # fmt: skip
+    sites = {(next(part for part in parts if part in ("source", "second", "sample")), is_urt)
+             for parts, is_urt in followed}  # fmt: skip
+    assert sites == {(site, is_urt) for site in ("source", "second", "sample") for is_urt in (False, True)}
 
 
-def test_make_manuscript_gives_the_other_stages_settings_that_they_take():
-    calls = [line for line in call_make("--dry-run", "manuscript", "VENV=python") if "_" in line]
-    reports = [line.partition("04_analyze.py ")[2] for line in calls if "04_analyze.py" in line]
-    two, one = (load_stage("04_analyze", "", shlex.split(words))[1] for words in reports)
+def test_make_manuscript_reports_on_the_sites_it_ran(small):
+    two, one = small["report", ""], small["report_sample", ""]
     assert list(two.timelines_dir) == list(two.predictions_dir) == ["source", "second"]
     assert two.published_sites == {"mimic": "source", "ucmc": "second"}
     assert list(one.representations_dir) == ["sample"]
-    for line in calls:
-        if line.startswith("python 00_tokenize.py"):
-            load_stage("00_tokenize", "", shlex.split(line.partition("00_tokenize.py ")[2]))
-    loops = " ".join(line for line in calls if line.startswith("for "))
-    for stage in ("01_pretrain", "03_extract_reps"):
-        assert f"{stage}.py --config configs/ehr/manuscript/{stage}.yaml" in loops
-        models = ["--backbone_dir=c"] if stage == "03_extract_reps" else []
-        load_stage(stage, "", [*find_files(stage), "--timelines_dir=a", "--output_dir=b", *models])
+    assert one.logistic_regression.c == 0.01
+    assert two.data_notice.startswith("Two simulated hospitals (python -m clinrep.ehr.simulate): no number")
+    demo = yaml.safe_load((ROOT / "configs/ehr/demo/04_analyze.yaml").read_text())["data_notice"]
+    assert one.data_notice == demo
+    assert small["tokenize_second", ""].tokenizer_dir == small["tokenize_source", ""].output_dir
+    assert small["extract_second", ""].backbone_dir == str(Path(small["pretrain_source", ""].output_dir))
+    assert small["pretrain_source", ""].model.hidden_size == 64, "of the small settings, read last"
+
+
+@pytest.mark.slow
+def test_the_whole_study_has_the_runs_counted_by_hand():
+    sample = f"{ROOT}/sample_data/clif_demo"
+    runs = find_configs("manuscript", f"--clif_dir.mimic={sample}", f"--clif_dir.ucmc={sample}")
+    counts = Counter(step for step, _ in runs)
+    outcomes, seeds, shares = 4, 3, 4
+    assert counts == {
+        **dict.fromkeys(("tokenize_mimic", "tokenize_ucmc", "pretrain", "extract_mimic", "extract_ucmc", "report"), 1),
+        **dict.fromkeys(("classify_mimic", "transfer"), outcomes * seeds),
+        **dict.fromkeys(("classify_mimic_urt", "transfer_urt"), seeds),
+        **dict.fromkeys(("local_classifier", "local_backbone", "local_scratch"), outcomes * shares * seeds),
+    }
+    assert sum(counts.values()) == 180
+    for (step, _), config in runs.items():
+        if step in ("transfer", "local_classifier"):
+            assert config.classifier_dir.endswith(f"seed={config.seed}/outcome={config.outcome}")
+            assert config.backbone_dir is None

@@ -23,6 +23,11 @@ KEY = (2, "last_token")
 
 
 @pytest.fixture(scope="module")
+def quick_figures():
+    """None: the files themselves are looked at here."""
+
+
+@pytest.fixture(scope="module")
 def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("sites")
     fakes = {

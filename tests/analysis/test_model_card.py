@@ -104,7 +104,7 @@ def test_card_prints_the_scores_of_the_table_and_none_of_few_stays(output):
     assert words in card["Quantitative analyses", name]
     few = {item: content for (_, item), content in card.items() if item.startswith("Imv event at")}
     assert few
-    assert all(content.startswith("not shown: fewer than 11 test stays") for content in few.values())
+    assert all(content.startswith("not shown: fewer than 11 test patients") for content in few.values())
     assert not re.search(r"\(1\)", (output / "model_card.md").read_text())
 
 

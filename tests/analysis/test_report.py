@@ -137,7 +137,7 @@ def test_many_figures_lose_pixels_until_they_fit(tmp_path, caplog):
 
 
 def test_a_page_too_large_says_so(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(report, "MAX_PAGE_BYTES", 50_000)
+    monkeypatch.setattr(report, "MAX_PAGE_BYTES", 10_000)
     site = FakeSite(tmp_path / "site").write()
     run_main(tmp_path / "out", *site.flags("demo"), "--sections=[curves]")
-    assert "more than the 0.1 MB it should have" in caplog.text
+    assert "more than the 0.0 MB it should have" in caplog.text

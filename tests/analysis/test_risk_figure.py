@@ -9,10 +9,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinrep import artifacts
+from clinrep.analysis.bootstrap import draw_patient_counts, find_patients_with_event
 from clinrep.analysis.config import RiskFigureConfig
 from clinrep.analysis.risk_curves import MICROSECONDS, Followed, summarize_by_hours, summarize_by_tokens
 from clinrep.analysis.risk_figure import choose_stays
 from clinrep.config import InputError
+from clinrep.distributed import derive_seed
 from clinrep.modality import resolve
 from tests.analysis.fake_runs import EPOCH, FakeSite
 from tests.analysis.test_risk import write_states
@@ -38,7 +40,7 @@ def make_followed(num_stays: int = 60, seed: int = 0) -> tuple[Followed, np.ndar
 
 def test_curves_by_tokens_equal_a_loop():
     followed, labels = make_followed()
-    table = summarize_by_tokens(followed, labels)
+    table = summarize_by_tokens(followed, labels, np.arange(labels.size))
     num_rows = 0
     for is_event in (False, True):
         for count in range(1, 30):
@@ -60,7 +62,7 @@ def test_curves_by_tokens_equal_a_loop():
 def test_curves_by_hours_equal_a_loop():
     followed, labels = make_followed(seed=1)
     hours = np.array([0, 0.5, 3, 12, 23.75, 24, 25])
-    table = summarize_by_hours(followed, labels, hours)
+    table = summarize_by_hours(followed, labels, np.arange(labels.size), hours)
     for is_event in (False, True):
         for hour in hours:
             values = []
@@ -173,7 +175,7 @@ def test_figure_has_every_model_and_the_probe_and_row_order_changes_nothing(tmp_
         write_risk(site, is_urt=True)
         write_states(site, num_stays=60)
         out = run(tmp_path / f"out{shuffle}", *site.flags("demo"), "--risk_over_time=true", f"--outcomes=[{OUTCOME}]")
-        files.append((out / "figures" / f"risk_over_time_demo_{OUTCOME}.pdf").read_bytes())
+        files.append((out / "figures" / f"risk_over_time_demo_{OUTCOME}.png").read_bytes())
         models = pl.read_csv(out / "tables" / "risk_auroc_by_hours.csv")["model"].unique(maintain_order=True).to_list()
         assert models == ["Fine-tuned", "Fine-tuned, URT", "Logistic regression, URT"]
         assert "No risk over time" not in (out / "report.html").read_text()
@@ -222,3 +224,31 @@ def test_first_event_as_origin_shifts_the_hours(tmp_path):
     away = run(tmp_path / "away", *site.flags("demo"), f"--outcomes=[{OUTCOME}]", "--risk_figure.hours=[1]")
     known = table.filter(pl.col("times").list.min() <= EPOCH + timedelta(hours=1)).height
     assert pl.read_csv(away / "tables" / "risk_auroc_by_hours.csv")["num_subjects"].item() == known < table.height
+
+
+def test_intervals_are_those_of_a_loop_over_replicates_which_points_of_the_same_stays_share(tmp_path):
+    site = make_site(tmp_path)
+    rows = write_risk(site).join(site.outcomes.filter(outcome=OUTCOME), on="subject_id")
+    rows = rows.join(site.stays.select("subject_id", "patient_id"), on="subject_id").sort("subject_id")
+    settings = ["--risk_figure.hours=[4,22,24]", "--risk_figure.num_tokens=[1,12]", f"--outcomes=[{OUTCOME}]"]
+    out = run(tmp_path / "out", *site.flags("demo"), *settings)
+    tables = {axis: pl.read_csv(out / "tables" / f"risk_auroc_by_{axis}.csv") for axis in ("hours", "tokens")}
+    # all stays have a token, and one by hour 22: hours 22 and 24 share the replicates of the first of them
+    for axis, at, seed_of in (("hours", 4, "hours/4"), ("hours", 22, "hours/22"), ("hours", 24, "hours/22"),
+                              ("tokens", 1, "hours/22"), ("tokens", 12, "num_tokens/12")):  # fmt: skip
+        said = [
+            risks[sum(one <= EPOCH + timedelta(hours=at) for one in times) - 1 if axis == "hours" else at - 1]
+            for times, risks in rows.select("times", "probability").iter_rows()
+            if (times[0] <= EPOCH + timedelta(hours=at) if axis == "hours" else len(times) >= at)
+        ]
+        is_reached = (pl.col("times").list.first() <= EPOCH + timedelta(hours=at) if axis == "hours"
+                      else pl.col("times").list.len() >= at)  # fmt: skip
+        reached = rows.filter(is_reached)
+        labels = reached["label"].to_numpy()
+        patients = np.unique(reached["patient_id"].to_numpy(), return_inverse=True)[1]
+        seed = derive_seed(42, f"risk_over_time/demo/{OUTCOME}/{seed_of}")
+        (counts,) = draw_patient_counts(find_patients_with_event(labels, patients), 50, seed, chunk_rows=50)
+        values = [roc_auc_score(labels, said, sample_weight=count[patients]) for count in counts]
+        row = tables[axis].filter(at=at).row(0, named=True)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), rel=1e-9)
+        assert row["estimate"] == pytest.approx(roc_auc_score(labels, said))

@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from clinrep import artifacts
+from clinrep.analysis.auroc import score_auroc
+from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.trajectory_fits import deal_folds
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
@@ -99,6 +101,12 @@ def test_too_few_events_are_words(output):
     assert "no fit: too few events (1)" in (output / "report.html").read_text()
 
 
+def test_where_nothing_is_fitted_the_overview_says_so(site, measures, tmp_path):
+    out = run(tmp_path / "out", *site.flags("demo"), "--trajectories.min_events=1000")
+    assert set(read(out, "trajectory_logits")["reason"].str.slice(0, 22)) == {"no fit: too few events"}
+    assert not list((out / "tables").glob("trajectory_logit_*.csv"))
+
+
 def test_held_out_auroc_of_the_fit_on_train(site, measures, output):
     train_labels, train = join_by_id(site, measures, "icu_admission", "train")
     labels, values = join_by_id(site, measures, "icu_admission", "test")
@@ -111,6 +119,12 @@ def test_held_out_auroc_of_the_fit_on_train(site, measures, output):
     assert rows["estimate"][2] == pytest.approx(expected)
     assert (rows["low"] < rows["estimate"]).all()
     assert rows["estimate"][1] < rows["estimate"][0]
+
+
+def test_no_fit_to_judge_is_no_row_also_with_enough_events():
+    at = {"timelines_dir": {"a": "00"}, "representations_dir": {"a": "03"}, "train_site": "a", "output_dir": "out"}
+    config = AnalyzeConfig(**at, min_events_for_estimate=2, min_events_for_interval=3)
+    assert not score_auroc(np.arange(20) % 2 == 0, np.arange(20), {}, config, seed=1)
 
 
 def test_folds_keep_patients_together_and_events_apart():

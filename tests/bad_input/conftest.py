@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from clinrep import run_directory
+from clinrep.run import directory
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory.metadata, "distributions", list)
-    monkeypatch.setattr(run_directory, "_ask_git", lambda *_: "0" * 40)
+    monkeypatch.setattr(directory, "_list_packages", tuple)
+    monkeypatch.setattr(directory, "_ask_git", lambda *_: "0" * 40)
     logging.getLogger("clinrep").setLevel(logging.WARNING)

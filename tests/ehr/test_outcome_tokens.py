@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -21,13 +23,18 @@ VOCABULARY = [
 ]  # fmt: skip
 
 
-def find(outcome: str, vocabulary: list[tuple[str, str]], config: str = "00_tokenize.yaml", **flags: str) -> list[str]:
-    """Return the tokens of an outcome under the settings of a YAML file of the repository."""
+@cache
+def read_settings(config: str, **flags: str) -> dict[str, Any]:
+    """Return the settings of a YAML file of the repository; the parser takes a second over all sources."""
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     argv = ["--config", str(CONFIGS / config), "--clif_dir", "x", "--output_dir", "x", *words]
-    settings = config_to_dict(parse_config(TokenizeConfig, argv, "00", ""))
+    return config_to_dict(parse_config(TokenizeConfig, argv, "00", ""))
+
+
+def find(outcome: str, vocabulary: list[tuple[str, str]], config: str = "00_tokenize.yaml", **flags: str) -> list[str]:
+    """Return the tokens of an outcome under the settings of a YAML file of the repository."""
     frame = pl.DataFrame(vocabulary, schema=["token", "kind"], orient="row")
-    is_event = find_event_tokens(outcome, frame, settings, Path("runs/x"))
+    is_event = find_event_tokens(outcome, frame, read_settings(config, **flags), Path("runs/x"))
     return frame.filter(pl.Series(is_event))["token"].to_list()
 
 

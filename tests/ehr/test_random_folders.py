@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ CHOSEN: list[tuple[int, dict[str, Any]]] = [
 
 
 def check(directory: Path, seed: int, settings: dict[str, Any]) -> Result:
+    """Return what stage 00 makes of a folder that chance wrote, after every comparison with the brute force."""
     clif = write_random_clif(directory / "clif", seed)
     settings = {**draw_settings(seed), **settings, "clif_dir": str(clif)}
     if settings["edge_time_sources"] is not None:
@@ -42,19 +45,29 @@ def check(directory: Path, seed: int, settings: dict[str, Any]) -> Result:
     return result
 
 
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Result]:
+    """Return `check` of the seeds of RANDOM, each made once."""
+    return cache(lambda seed: check(tmp_path_factory.mktemp("random"), seed, {}))
+
+
 @pytest.mark.parametrize(("seed", "settings"), [*RANDOM, *CHOSEN])
 def test_random_folder_equals_the_brute_force(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, settings: dict[str, Any]
+    checked: Callable[[int], Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    settings: dict[str, Any],
 ):
     calls = []
     lexsort = np.lexsort
     monkeypatch.setattr(np, "lexsort", lambda keys: calls.append(len(keys)) or lexsort(keys))
-    check(tmp_path, seed, settings)
+    check(tmp_path, seed, settings) if settings else checked(seed)
     assert bool(calls) == (seed % 4 == 3)  # one integer holds stay, time and rank, unless an event is far away
 
 
-def test_random_folders_have_every_label_of_every_outcome(tmp_path: Path):
-    results = [check(tmp_path / str(seed), seed, {}) for seed in (1, 2, 3, 6, 7, 8)]
+def test_random_folders_have_every_label_of_every_outcome(checked: Callable[[int], Result]):
+    results = [checked(seed) for seed in (1, 2, 3, 6, 7, 8)]
     rows = [(name, row) for result in results for (_, name), row in result.outcomes.items()]
     found = {name: {row[1] for other, row in rows if other == name} for name in OUTCOMES}
     assert all(found[name] == {True, False, None} for name in OUTCOMES), found
@@ -62,9 +75,9 @@ def test_random_folders_have_every_label_of_every_outcome(tmp_path: Path):
     assert {CENSORED, CONTRADICTED, "not in an ICU before index_time", "event without a time"} < reasons
 
 
-def test_random_folders_have_what_they_are_for(tmp_path: Path):
+def test_random_folders_have_what_they_are_for(checked: Callable[[int], Result]):
     """What no folder held, no comparison would have tested."""
-    results = [check(tmp_path / str(seed), seed, {}) for seed in (2, 5, 7, 11)]
+    results = [checked(seed) for seed in (2, 5, 7, 11)]
     words = {token for result in results for tokens, _ in result.timelines.values() for token in tokens}
     for start in ("MED_STOP_", "MED_GIVEN_", "CODE_STATUS_", "CRRT_", "RESP_SET_", "DIAGNOSIS_", "GAP_", "CLOCK_"):
         assert any(word.startswith(start) for word in words), start

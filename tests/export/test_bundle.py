@@ -60,12 +60,16 @@ def test_a_frame_with_ids_is_refused(tmp_path):
         bundle.write_frame("tokenizer/vocabulary.parquet", pl.DataFrame({"subject_id": ["a"]}))
 
 
-def test_small_cells_hide_scores_on_either_side():
-    frame = pl.DataFrame({"site": "s", "model": "m", "probe": "p", "outcome": "o", "subgroup": "all", "metric": "auroc",
-                          "estimate": 0.5, "low": 0.4, "high": 0.6, "num_subjects": [100, 100, 100, 22],
-                          "num_events": [50, 3, 97, 11]})  # fmt: skip
-    assert hide_scores(frame, 11)["estimate"].to_list() == [0.5, None, None, 0.5]
-    assert hide_scores(frame, 11)["high"].null_count() == 2
+def test_few_patients_hide_scores_on_either_side():
+    groups = ["all", "few with", "few without", "edge", "15 stays of 6", "not counted"]
+    frame = pl.DataFrame({"site": "s", "model": "m", "probe": "p", "outcome": "o", "subgroup": groups,
+                          "metric": "auroc", "estimate": 0.5, "low": 0.4, "high": 0.6, "num_subjects": 100,
+                          "num_events": [50, 3, 97, 11, 15, 50]})  # fmt: skip
+    patients = pl.DataFrame({"site": "s", "outcome": "o", "subgroup": groups[:5],
+                             "num_event_patients": [50, 3, 97, 11, 6],
+                             "num_other_patients": [50, 97, 3, 11, 85]})  # fmt: skip
+    assert hide_scores(frame, patients, 11)["estimate"].to_list() == [0.5, None, None, 0.5, None, None]
+    assert hide_scores(frame, patients, 11)["high"].null_count() == 4
 
 
 @pytest.mark.parametrize(

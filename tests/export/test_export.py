@@ -64,13 +64,19 @@ def write_classifier(directory: Path, timelines: Path, outcome: str) -> Path:
 
 
 def write_analysis(directory: Path, min_cell_count: int = 11) -> Path:
-    counts = [("all", 900, 100), ("sex: female", 400, 40), ("race: few", 60, 3)]
+    counts = [("all", 900, 100), ("sex: female", 400, 40), ("race: few", 60, 3), ("race: often", 60, 15)]
     rows = [
         ("s", "m", "none", "icu_admission", group, "auroc", 0.7, 0.6, 0.8, size, events)
         for group, size, events in counts
     ]
     frame = pl.DataFrame(rows, schema=list(artifacts.TABLES["scores"].columns), orient="row")
     artifacts.write_table("scores", frame.cast({"num_subjects": pl.UInt64, "num_events": pl.UInt64}), directory)
+    people = [("s", "icu_admission", group, 4 if group == "race: often" else events, size - events)
+              for group, size, events in counts]  # fmt: skip
+    schema = list(artifacts.TABLES["class_patients"].columns)
+    counted = pl.DataFrame(people, schema=schema, orient="row")
+    counted = counted.cast({"num_event_patients": pl.UInt64, "num_other_patients": pl.UInt64})
+    artifacts.write_table("class_patients", counted, directory)
     tables = {
         "fine": "site,num_stays,auroc\ns,400,0.7\n",
         "small": "site,num_stays\ns,3\n",
@@ -283,7 +289,7 @@ def test_scores_and_tables_are_checked_and_not_trusted(bundle):
     scores = pl.read_csv(bundle / "scores" / "scores.csv")
     assert not {"num_subjects", "num_events"} & set(scores.columns)
     told = dict(scores.select("subgroup", "estimate").iter_rows())
-    assert told == {"all": 0.7, "sex: female": 0.7, "race: few": None}
+    assert told == {"all": 0.7, "sex: female": 0.7, "race: few": None, "race: often": None}
     assert [path.name for path in (bundle / "tables").iterdir()] == ["fine.csv"]
     left_out = json.loads((bundle / "MANIFEST.json").read_text())["left_out"]
     assert {name.removeprefix("tables/") for name in left_out} == {
@@ -308,6 +314,14 @@ def test_an_analysis_that_hid_nothing_gives_no_table_and_no_card(timelines, back
     left_out = json.loads((bundle / "MANIFEST.json").read_text())["left_out"]
     assert "stage 04 hid numbers under 0 only" in left_out["tables/fine.csv"]
     assert "stage 04 hid numbers under 0 only" in left_out["model_card.md"]
+
+
+def test_an_analysis_that_did_not_count_patients_gives_no_scores(timelines, backbone, tmp_path):
+    analysis = write_analysis(tmp_path / "04")
+    (analysis / "class_patients.parquet").unlink()
+    bundle = export(tmp_path / "export", timelines, backbone, f"--analyze_dir={analysis}")
+    assert not (bundle / "scores").exists()
+    assert "of how many patients" in json.loads((bundle / "MANIFEST.json").read_text())["left_out"]["scores/scores.csv"]
 
 
 def copy(directory: Path, to: Path) -> Path:

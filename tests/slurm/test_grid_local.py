@@ -188,7 +188,7 @@ def test_the_sites_edits_of_env_sh_do_not_make_the_code_another(tmp_path):
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=x"]):
         subprocess.run([*git, *words], cwd=checkout, check=True)
-    command = [sys.executable, "-c", "from clinrep.run_directory import is_code_changed as f; print(f())"]
+    command = [sys.executable, "-c", "from clinrep.run.directory import is_code_changed as f; print(f())"]
 
     def ask() -> str:
         return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()

@@ -11,6 +11,7 @@ import polars as pl
 from clinrep import artifacts
 from clinrep.analysis.inputs import TEST_SPLIT, Labelled
 from clinrep.analysis.metrics import Floats
+from clinrep.analysis.predictions import check_zero_shot
 from clinrep.artifacts import ArtifactError
 from clinrep.config import InputError
 from clinrep.failures import say
@@ -96,14 +97,12 @@ def read_zero_shot(directory: Path, outcome: str, stays: Labelled) -> ZeroShot |
     what = f"{directory}/zero_shot/{TEST_SPLIT}, outcome {outcome}"
     if rows.is_empty():
         return None
-    num_extra = rows.height - int(rows["subject_id"].is_in(stays.subject_ids.implode()).sum())
-    if num_extra or rows["subject_id"].is_duplicated().any():
-        raise InputError(f"{what}: {num_extra} stays are no labelled test stays, or some occur twice; run 03 again")
-    joined = _join(stays, rows.rename({"label": "true_label"}))
+    tested = stays.subject_ids.to_frame().with_columns(label=pl.Series(stays.labels))
+    if check_zero_shot(rows, tested, what):
+        raise InputError(f"{what}: labels differ from outcomes.parquet; run 03_extract_reps.py again")
+    joined = _join(stays, rows)
     chosen = np.flatnonzero(joined["probability"].is_not_null().to_numpy())
     found = joined[chosen]
-    if (found["true_label"].to_numpy().astype(bool) != stays.labels[chosen]).any():
-        raise InputError(f"{what}: labels differ from outcomes.parquet; run 03_extract_reps.py again")
     settings = artifacts.read_settings(directory / "config.yaml")
     return ZeroShot(
         chosen,

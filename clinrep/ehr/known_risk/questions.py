@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 
 from clinrep.analysis.baselines import fit_baseline
+from clinrep.analysis.classifier_runs import CLASSIFIER
 from clinrep.analysis.inputs import FIT_SPLIT, TEST_SPLIT, Site
 from clinrep.analysis.metrics import Floats
-from clinrep.analysis.predictions import CLASSIFIER, ZERO_SHOT
+from clinrep.analysis.predictions import ZERO_SHOT
 from clinrep.analysis.probe_models import PROBES
 from clinrep.analysis.probes import fit_probes, predict_test
 from clinrep.analysis.stay_inputs import StayInputs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from clinrep.config import StageConfig, lookup, parse_config, require
 from clinrep.ehr.simulate.shards import open_hospital
 from clinrep.ehr.simulate.sites import SITES
-from clinrep.ehr.simulate.writing import count_shards, remove_leftovers, write_site
+from clinrep.ehr.simulate.writing import count_shards, write_site
 from clinrep.run import open_run, run_stage, show_progress
 
 MAX_STAYS = 10_000_000  # their numbers keep eight digits
@@ -43,7 +43,6 @@ def main(argv: list[str]) -> None:
     """Simulate one site."""
     config = parse_config(SimulateConfig, argv, prog="python -m clinrep.ehr.simulate", story=__doc__)
     with open_run("simulate", config) as run:
-        remove_leftovers(run.directory)
         hospital, start = open_hospital(config.site), time.perf_counter()
         numbers = show_progress(range(count_shards(config.num_stays)), config, "shards")
         run.rows |= write_site(hospital, config.num_stays, config.seed, run.directory, numbers)

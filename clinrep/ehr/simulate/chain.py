@@ -20,7 +20,6 @@ DISCHARGED, DEAD = NUM_STATES, NUM_STATES + 1
 AGE_LIMITS_YEARS = (50, 65, 80)  # of the four age groups: below 50, 50 to 64, 65 to 79, 80 and older
 SEXES = ("Female", "Male")
 ADMISSIONS = ("emergency", "elective", "observation")
-NUM_GROUPS = (len(AGE_LIMITS_YEARS) + 1) * len(SEXES) * len(ADMISSIONS)
 
 # Probability per hour, by severity 0..4, of one step worse and one step better.
 _WORSEN = (0.0028, 0.0032, 0.0030, 0.0034, 0.0)

@@ -44,9 +44,3 @@ def write_site(
                 writers[name].write_table(table, row_group_size=max(1, table.num_rows))
                 rows[name] += table.num_rows
     return rows
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files of a run that was killed."""
-    for path in directory.glob(".*.parquet.*.tmp"):
-        path.unlink()

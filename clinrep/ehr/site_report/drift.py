@@ -10,7 +10,6 @@ MIN_EVENTS = 10  # below this, shares are shown and not judged
 MODERATE_DRIFT, STRONG_DRIFT = 0.1, 0.25
 EMPTY_CELL_COUNT = 0.5
 CHANCE_LEVEL = 0.95
-DRIFTS = ("ok", "moderate drift", "strong drift", "too few")
 
 KEYS = ["source", "category", "unit"]
 

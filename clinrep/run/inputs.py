@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clinrep import artifacts
-from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, flatten
+from clinrep.config import InputError, StageConfig, config_to_dict
+from clinrep.run.origins import select_paths
 
 Stamps = dict[str, dict[str, tuple[int, ...]]]
 """Setting -> file -> size and time of change."""
@@ -13,13 +14,7 @@ Stamps = dict[str, dict[str, tuple[int, ...]]]
 
 def list_inputs(config: StageConfig) -> dict[str, Path]:
     """Return setting -> path of everything the settings name to be read."""
-    return {
-        key: Path(value)
-        for key, value in flatten(config_to_dict(config)).items()
-        if value
-        and key.rpartition(".")[2] not in FREE_SETTINGS
-        and any(part.endswith(("_dir", "_path")) for part in key.split("."))
-    }
+    return select_paths(config_to_dict(config))
 
 
 def fingerprint_inputs(config: StageConfig) -> dict[str, str]:

@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
+from clinrep.error_text import describe_failure
 from clinrep.failures import DiskError, explain_disk
-from clinrep.run_directory import Preparation, prepare, release, undo
-from clinrep.run_inputs import find_changed_input
+from clinrep.file_access import limit_access
+from clinrep.run.directory import Preparation, prepare, release, undo
+from clinrep.run.inputs import find_changed_input
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
 EXIT_INPUT = 2
@@ -91,7 +93,17 @@ def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        report_failure(error, Path(sys.argv[0]).stem)
+        sys.exit(1)
     sys.exit(0)
+
+
+def report_failure(error: Exception, stage: str) -> None:
+    """Log the traceback of a failure of ours, once, without what its message may quote of the data."""
+    if not hasattr(error, "is_reported"):
+        logger.error("%s failed\n%s", stage, describe_failure(error))
+        error.is_reported = True  # type: ignore[attr-defined]
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -113,6 +125,12 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
         InputError: the directory holds another run or other files, or an input does not exist.
         SystemExit: 0 when already done, 75 when the run was stopped by a signal after saving.
     """
+    with limit_access(config.file_access), _open(stage, config) as run:
+        yield run
+
+
+@contextmanager
+def _open(stage: str, config: Any) -> Iterator[Run]:
     _log_to_screen(config.log_level)
     distributed.start_process_group()
     directory = config.run_dir
@@ -144,7 +162,7 @@ def open_run(stage: str, config: Any) -> Iterator[Run]:
             logger.error("%s failed: %s", stage, message)
             distributed.end_process_group(is_failing=True)
             raise DiskError(message) from error
-        logger.exception("%s failed", stage)
+        report_failure(error, stage)
         raise
     finally:
         logger.removeHandler(handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,14 +21,17 @@ from typing import Any
 
 import yaml
 
-from clinrep import artifacts, distributed, file_lock
+from clinrep import artifacts, directory_lock, distributed, file_lock
 from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
-from clinrep.run_inputs import Stamps, fingerprint_inputs, stamp_inputs
+from clinrep.run.inputs import Stamps, fingerprint_inputs, list_inputs, stamp_inputs
+from clinrep.run.origins import describe_input_runs
 
 logger = logging.getLogger("clinrep")
 
 NUM_TRIALS = "search.num_trials"  # may grow: more trials change none of those before
 BATCH_SIZE = "training.batch_size"  # may shrink after memory ran out, as long as nothing is saved that it decided
+
+_UNUSABLE = "an input cannot be read or --output_dir {} cannot be written: "
 
 
 @dataclass(frozen=True)
@@ -51,39 +56,56 @@ class Preparation:
 
 def prepare(stage: str, config: StageConfig) -> Preparation:
     """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
-    directory = config.run_dir
+    directory, lock = config.run_dir, -1
     try:
+        _check_paths(config)
         stamps = stamp_inputs(config)
         inputs = fingerprint_inputs(config)
         if _is_already_done(stage, config, directory, inputs):
             return Preparation(is_done=True, inputs=inputs)
         made = tuple(path for path in (directory, *directory.parents) if not path.exists())
-        was_empty = directory.is_dir() and not any(directory.iterdir())
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory)
+        was_empty = directory.is_dir() and _is_barely_begun(directory)
+        lock = directory_lock.hold(directory)
+        if _is_already_done(stage, config, directory, inputs):  # by a run that held it until now
+            file_lock.unlock(lock)
+            return Preparation(is_done=True, inputs=inputs)
+        _remove_leftovers(config, lock)
         _describe_run(stage, config, directory, inputs)
-    except InputError as error:
-        return Preparation(error=str(error))
-    except OSError as error:
-        return Preparation(error=f"an input cannot be read or --output_dir {directory} cannot be written: {error}")
+    except (InputError, OSError) as error:
+        if lock >= 0:
+            file_lock.unlock(lock)
+        words = "" if isinstance(error, InputError) else _UNUSABLE.format(directory)
+        return Preparation(error=f"{words}{error}")
     return Preparation(inputs=inputs, stamps=stamps, made=made, was_empty=was_empty, lock=lock)
 
 
-def _lock(directory: Path) -> int:
-    """Hold a directory against a second run at the same time; the lock ends with the process, however it ends.
+def _check_paths(config: StageConfig) -> None:
+    """Refuse paths that no file can have, and an output directory whose links would let a run write elsewhere."""
+    for key, value in flatten(config_to_dict(config)).items():
+        if (
+            isinstance(value, str)
+            and "\0" in value
+            and any(part.endswith(("_dir", "_path")) for part in key.split("."))
+        ):
+            raise InputError(f"--{key} holds a NUL character, which no path can; correct it")
+    directory = config.run_dir
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+                raise InputError(
+                    f"{path} is a link to outside of --output_dir, where nothing may be written; replace it by what it "
+                    "links to, or choose another --output_dir"
+                )
 
-    Raises:
-        InputError: another process holds it.
-    """
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        file_lock.lock(descriptor)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(f"--output_dir {directory} is in use by another run; wait for it, or stop it") from error
-    except OSError as error:  # some network file systems lock no folders
-        logger.info("%s cannot be locked (%s): start no second run in it", directory, error.strerror)
-    return descriptor
+
+def _remove_leftovers(config: StageConfig, lock: int) -> None:
+    """Remove what a killed run left unfinished, where no other run can be at work."""
+    if not file_lock.is_held(lock):
+        return
+    others = {"search", "trials", "workers"} | config.shared_folders
+    found = artifacts.remove_leftovers(config.run_dir, others)
+    if found:
+        logger.info("%d unfinished files or folders of a run that was killed: removed", len(found))
 
 
 def release(preparation: Preparation) -> None:
@@ -138,7 +160,7 @@ def holds_run(stage: str, config: StageConfig, directory: Path, inputs: dict[str
     """
     if directory.is_file():
         raise InputError(f"--output_dir {directory} is a file; give a directory")
-    if not directory.is_dir() or all(path.name in config.shared_folders for path in directory.iterdir()):
+    if not directory.is_dir() or _is_barely_begun(directory, config.shared_folders):
         return False
     if not (directory / "config.yaml").is_file():
         raise InputError(f"--output_dir {directory} holds files but no run of {stage}.py; choose another directory")
@@ -161,6 +183,13 @@ def _holds_outputs(stage: str, directory: Path) -> bool:
                 f"{directory} is finished but {directory / name} is gone; remove that directory to run anew"
             )
     return True
+
+
+def _is_barely_begun(directory: Path, others: Collection[str] = ()) -> bool:
+    """Return whether a directory is empty, but for `others` and what a run killed in `_describe_run` leaves."""
+    names = {path.name for path in directory.iterdir() if not artifacts.is_temporary(path)}.difference(others)
+    # provenance.json comes first: a folder that holds environment.txt alone is somebody else's
+    return names <= {"provenance.json"} or (names == {"provenance.json", "environment.txt"})
 
 
 def _reopen_search(config: StageConfig, directory: Path) -> None:
@@ -190,7 +219,8 @@ def _compare_with_saved(stage: str, config: StageConfig, directory: Path, inputs
             continue
         if key in inputs and key in saved_inputs:
             continue  # a path: what counts is what lies there, compared below
-        differences.append(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}")
+        words = f"{key} was {saved.get(key)!r}, now {now.get(key)!r}"
+        differences.append(f"{key} are others" if key.endswith("subject_ids") else words)
     for key in sorted(inputs.keys() & saved_inputs.keys()):
         if inputs[key] != saved_inputs[key]:
             differences.append(f"the content of {key} has changed")
@@ -213,11 +243,12 @@ def _read_provenance(directory: Path) -> dict[str, Any]:
 
 
 def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict[str, str]) -> None:
-    """Write what a later reader needs to rerun and to trust the run; a resumed run keeps its earlier sessions."""
+    """Write what a later reader needs to rerun and to trust the run; a resumed run keeps its earlier sessions.
+
+    config.yaml, which makes a folder a run's, comes last: the others are there then, whenever this is cut off.
+    """
     (directory / "STOPPED").unlink(missing_ok=True)
-    artifacts.write_text(directory / "config.yaml", config_to_yaml(config))
-    packages = sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()})
-    artifacts.write_text(directory / "environment.txt", "\n".join(packages) + "\n")
+    environment, settings = "\n".join(_list_packages()) + "\n", config_to_yaml(config)
     session = {
         "command": sys.argv,
         "commit": _ask_git("rev-parse", "HEAD"),
@@ -228,11 +259,23 @@ def _describe_run(stage: str, config: StageConfig, directory: Path, inputs: dict
         "world_size": distributed.get_world_size(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "python": platform.python_version(),
+        "working_dir": str(Path.cwd()),
+        "config": artifacts.fingerprint_text(settings),
+        "environment": artifacts.fingerprint_text(environment),
     }
-    earlier = _read_provenance(directory)
+    earlier = _read_provenance(directory) if (directory / "config.yaml").is_file() else {}
     resumed = [*earlier.get("resumed", []), {key: earlier[key] for key in session if key in earlier}] if earlier else []
-    provenance = {"stage": stage, "inputs": inputs, **session, "resumed": resumed}
+    input_runs = describe_input_runs(list_inputs(config))
+    provenance = {"stage": stage, "inputs": inputs, "input_runs": input_runs, **session, "resumed": resumed}
     artifacts.write_text(directory / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+    artifacts.write_text(directory / "environment.txt", environment)
+    artifacts.write_text(directory / "config.yaml", settings)
+
+
+@functools.cache
+def _list_packages() -> tuple[str, ...]:
+    """Return the installed packages as NAME==VERSION; read once, as trials of a search open many runs."""
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}))
 
 
 def is_code_changed() -> bool | None:

@@ -1,0 +1,28 @@
+"""Keep the libraries from the network: what is computed here stays on this machine."""
+
+from __future__ import annotations
+
+import os
+
+# Read by the libraries when they are imported. These are no settings: no run may send anything.
+_WORDS = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_MODE": "offline",  # report_to: its files lie in the run, `wandb sync` sends them when a person says so
+    "WANDB_DISABLE_CODE": "true",
+    "WANDB_LOG_MODEL": "false",
+}
+# would make trackio send to a server instead of its local database
+_REMOVED = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID")
+
+
+def stay_offline() -> None:
+    """Tell every library that it has no network, in this process and in those it starts; before they are imported."""
+    os.environ.update(_WORDS)
+    for name in _REMOVED:
+        os.environ.pop(name, None)
