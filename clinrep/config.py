@@ -260,8 +260,8 @@ def scan_setting(argv: Sequence[str], name: str, default: str) -> str:
     value = default
     for path in _flag_values(argv, "config"):
         try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError):
+            content = None if Path(path).is_fifo() else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
             continue  # parse_config names the broken file
         if isinstance(content, dict):
             value = str(content.get(name, value))
