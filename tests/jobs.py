@@ -60,7 +60,7 @@ class Job:
 
     def wait(self) -> int:
         try:
-            return self.process.wait(timeout=300)
+            return self.process.wait(timeout=300)  # on a busy machine
         finally:
             self.process.kill()
 

@@ -1,6 +1,6 @@
 """Reads everything under a directory, again and again, beside the runs that write it, and says what was not whole.
 
-    python tests/drills/reader.py DIR RESULT_PATH        until DIR/../STOP_READING exists
+    python tests/drills/reader.py DIR RESULT_PATH STOP_PATH        until STOP_PATH exists
 
 RESULT_PATH gets JSON: "faults", and "seen": each file's digests in the order they appeared.
 """
@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,8 +20,6 @@ from typing import Any
 
 import pyarrow.parquet
 import yaml
-
-STOP = "STOP_READING"
 
 
 def check_parquet(content: bytes) -> None:
@@ -68,18 +67,29 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.seen: dict[str, list[str]] = {}
+        self.stamps: dict[Path, tuple[int, int, int]] = {}
+        """Of the content last read: what is written to in place gets another."""
+        self.done: dict[Path, Any] = {}
         self.faults: list[str] = []
         self.num_rounds = self.num_read = 0
 
     def read_all(self) -> None:
         """Read every file that has its final name."""
-        for path in sorted(self.directory.rglob("*")):
-            name = path.relative_to(self.directory).as_posix()
+        paths = self._list_files()
+        for path in paths:
             check = CHECKS.get(path.suffix) or CHECKS.get(path.name)
-            if check and "/." not in f"/{name}" and self._may_be_read(path):
-                self._read(path, name, check)
-        self._check_done()
+            if check and self._may_be_read(path):
+                self._read(path, path.relative_to(self.directory).as_posix(), check)
+        self._check_done([path for path in paths if path.name == "DONE"])
         self.num_rounds += 1
+
+    def _list_files(self) -> list[Path]:
+        """Return all but hidden files and those in hidden folders."""
+        paths = []
+        for folder, folders, files in os.walk(self.directory):  # passes over what is removed meanwhile
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths += [Path(folder) / name for name in files if not name.startswith(".")]
+        return sorted(paths)
 
     def _may_be_read(self, path: Path) -> bool:
         """Return whether a file is no part of a checkpoint that nobody may load yet, or any more."""
@@ -89,13 +99,19 @@ class Reader:
 
     def _read(self, path: Path, name: str, check: Callable[[bytes], Any]) -> None:
         try:
-            content = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                stamp = found.st_ino, found.st_size, found.st_mtime_ns
+                if self.stamps.get(path) == stamp:
+                    return
+                content = file.read()
+        except (FileNotFoundError, NotADirectoryError):
             return  # removed meanwhile
+        self.stamps[path] = stamp
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         digests = self.seen.setdefault(name, [])
         self.num_read += 1
-        if digests and digests[-1] == digest:
+        if digest in digests:
             return
         try:
             check(content)
@@ -104,13 +120,16 @@ class Reader:
                 self.faults.append(f"{name}: {type(error).__name__}: {error}")
         digests.append(digest)
 
-    def _check_done(self) -> None:
+    def _check_done(self, paths: list[Path]) -> None:
         """Compare what DONE lists with what is there; a run that has it changes nothing any more."""
-        for path in self.directory.rglob("DONE"):
+        for path in paths:
             try:
                 done = json.loads(path.read_bytes())
             except FileNotFoundError:
                 continue
+            if self.done.get(path) == done:
+                continue
+            self.done[path] = done
             for name, digest in done.get("outputs", {}).items():
                 try:
                     found = hashlib.blake2b((path.parent / name).read_bytes(), digest_size=16).hexdigest()
@@ -120,12 +139,12 @@ class Reader:
                     self.faults.append(f"{name}: DONE says {digest}, found {found}")
 
 
-def main(directory: str, result_path: str) -> None:
+def main(directory: str, result_path: str, stop_path: str) -> None:
     """Read until told to stop."""
     reader = Reader(Path(directory))
-    while not (Path(directory).parent / STOP).exists():
+    while not Path(stop_path).exists():
         reader.read_all()
-        time.sleep(0.02)
+        time.sleep(0.03)
     reader.read_all()
     content = {name: getattr(reader, name) for name in ("faults", "seen", "num_rounds", "num_read")}
     Path(result_path).write_text(json.dumps(content))
