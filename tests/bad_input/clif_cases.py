@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tests.bad_input.workshop import Case, both, change, cut_off, remove, set_rows, write_bytes
 from tests.ehr.tiny_clif import at
+from tests.ehr.tiny_tables import COLUMNS as COLUMNS_OF
 
 HOSPITALIZATION, PATIENT = "clif_hospitalization.parquet", "clif_patient.parquet"
 LABS, VITALS, ADT = "clif_labs.parquet", "clif_vitals.parquet", "clif_adt.parquet"
@@ -641,3 +642,4 @@ VALUES = [
     ),
 ]
 ALL = {"Files": FILES, "Columns and types": COLUMNS, "Ids": IDS, "Times": TIMES, "Values and categories": VALUES}
+WRITTEN = {f"clif_{table}.parquet": list(COLUMNS_OF[table]) for table in ("hospitalization", "patient", "labs", "adt")}

@@ -31,7 +31,7 @@ def test_bad_files_are_refused(case: Case, tmp_path: Path) -> None:
     assert not [word for word in case.words if word not in message], message
 
 
-@pytest.mark.parametrize(("stage", "other"), zip(STAGES, [*STAGES[1:], STAGES[0]], strict=True))
+@pytest.mark.parametrize(("stage", "other"), list(zip(STAGES, [*STAGES[1:], STAGES[0]], strict=True)))
 def test_the_file_of_another_stage_is_refused(stage: str, other: str) -> None:
     with pytest.raises(InputError, match=r"another stage|did you mean|not accepted|missing|Expected") as refusal:
         load_stage(stage, "", [f"--config={ROOT / 'configs/ehr/demo' / other}.yaml"])
