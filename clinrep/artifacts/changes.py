@@ -16,7 +16,7 @@ def check_outputs(path: Path) -> None:
     """Refuse files of finished runs, in `path` or below as `find_runs`, that are not what DONE says was written.
 
     The fingerprint of a run is made of what DONE says, so it would vouch for numbers of something else. Looked into
-    are files younger than DONE, which is written last: all that a change, or a copy without its times, leaves.
+    are files not older than DONE, which is written last: all that a change, or a copy without its times, leaves.
 
     Raises:
         ArtifactError: names the first such file, what is wrong with it if that can be told, and how many there are.
@@ -30,7 +30,7 @@ def check_outputs(path: Path) -> None:
 
 def _check_digests(run: Path, content: dict[str, Any]) -> None:
     outputs, since = content.get("outputs", {}), stamp(run / "DONE")[1]
-    young = [name for name in outputs if (run / name).is_file() and stamp(run / name)[1] > since]
+    young = [name for name in outputs if (run / name).is_file() and stamp(run / name)[1] >= since]
     changed = [name for name in young if fingerprint_file(run / name) != outputs[name]]
     for name in changed:
         for table, spec in TABLES.items():

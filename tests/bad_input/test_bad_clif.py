@@ -45,7 +45,7 @@ def test_a_category_spelled_as_padding_is_refused(sound: tuple[Path, Path], tmp_
     shutil.copytree(sound[0], tmp_path / "clif")
     frame = pl.read_parquet(tmp_path / "clif" / clif_cases.LABS)
     frame.with_columns(lab_category=pl.lit("PAD")).write_parquet(tmp_path / "clif" / clif_cases.LABS)
-    with pytest.raises(InputError, match="a category is spelled 'PAD'.*give its token a prefix"):
+    with pytest.raises(InputError, match=r"a category is spelled 'PAD'.*give its token a prefix"):
         run(tmp_path / "clif", tmp_path / "out", settings)
 
 
