@@ -136,7 +136,9 @@ def test_few_events_give_an_estimate_without_interval(site, tmp_path):
 def test_a_probe_without_two_classes_in_train_says_so_and_the_run_goes_on(tmp_path):
     site = FakeSite(tmp_path / "site")
     of_train = site.stays.filter(split="train")["subject_id"].implode()
-    is_changed = (pl.col("outcome") == "icu_admission") & pl.col("subject_id").is_in(of_train)
+    is_changed = (
+        (pl.col("outcome") == "icu_admission") & pl.col("subject_id").is_in(of_train) & pl.col("label").is_not_null()
+    )
     site.outcomes = site.outcomes.with_columns(label=pl.when(is_changed).then(False).otherwise("label"))
     out = run_main(tmp_path / "out", *site.write().flags("demo"))
     probe = select(out, outcome="icu_admission", probe="logistic_regression")

@@ -92,9 +92,9 @@ def _check_probability(column: str) -> Callable[[pl.DataFrame], str]:
 
 
 def _check_reasons(frame: pl.DataFrame) -> str:
-    """Either a label or the reason why there is none."""
-    wrong = int((frame["label"].is_null() != frame["excluded_reason"].is_not_null()).sum())
-    return f"{wrong} rows have both a label and an excluded_reason, or neither" if wrong else ""
+    """A label stands beside no reason why there is none."""
+    wrong = int((frame["label"].is_not_null() & frame["excluded_reason"].is_not_null()).sum())
+    return f"{wrong} rows have both a label and an excluded_reason" if wrong else ""
 
 
 def _check_finite(*columns: str) -> Callable[[pl.DataFrame], str]:

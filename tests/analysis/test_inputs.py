@@ -7,7 +7,7 @@ import pytest
 
 from clinrep import artifacts
 from clinrep.config import InputError
-from tests.analysis.fake_runs import FakeSite, run_main
+from tests.analysis.fake_runs import FakeSite, finish_again, run_main
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,7 @@ def test_predictions_of_other_labels_are_refused(tmp_path):
     directory = site.predictions / "icu_admission"
     table = artifacts.read_table("predictions", directory)
     artifacts.write_table("predictions", table.with_columns(~pl.col("label")), directory)
+    finish_again(directory)
     refuse(f"{table.height} labels differ", tmp_path / "out", *site.flags("demo"))
 
 
@@ -86,6 +87,7 @@ def test_sites_of_different_models_are_refused(site, tmp_path):
     other = FakeSite(tmp_path / "other", seed=3, prefix="t").write()
     table = artifacts.read_table("token_embeddings", other.representations)
     artifacts.write_table("token_embeddings", table.with_columns(pl.col("embedding").reverse()), other.representations)
+    finish_again(other.representations)
     refuse("different models", tmp_path / "out", *site.flags("demo"), *other.flags("away"))
 
 

@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from clinrep import artifacts
 from clinrep.analysis.recalibrated import RAW, fit_isotonic, fit_platt
 from clinrep.config import InputError
-from tests.analysis.fake_runs import FakeSite, run_main
+from tests.analysis.fake_runs import FakeSite, finish_again, run_main
 
 FLAGS = ["--sections=[recalibration]", "--num_bootstraps=60", "--outcomes=[in_hospital_death]"]
 
@@ -23,6 +23,7 @@ def site(tmp_path_factory):
     rows = artifacts.read_table("predictions", site.predictions / "in_hospital_death").drop("probability")
     of_stay = site.stays.select("subject_id", probability=pl.Series(probability.astype(np.float32)))
     artifacts.write_table("predictions", rows.join(of_stay, on="subject_id"), site.predictions / "in_hospital_death")
+    finish_again(site.predictions / "in_hospital_death")
     return site
 
 
@@ -58,6 +59,7 @@ def test_platt_on_val_mends_what_is_too_extreme_on_test(site, output):
     for metric, right in (("calibration_slope", 1), ("calibration_intercept", 0)):
         assert abs(found["Platt", metric] - right) < abs(found[RAW, metric] - right)
     rows = artifacts.read_table("predictions", site.predictions / "in_hospital_death")
+    finish_again(site.predictions / "in_hospital_death")
     val, test = rows.filter(split="val"), rows.filter(split="test")
     way = fit_platt(val["label"].to_numpy(), val["probability"].cast(pl.Float64).to_numpy())
     brier = np.mean((way.apply(test["probability"].cast(pl.Float64).to_numpy()) - test["label"].to_numpy()) ** 2)
@@ -74,6 +76,7 @@ def test_too_few_events_in_val_and_no_val_predictions_are_words(site, tmp_path):
     where = other.predictions / "in_hospital_death"
     rows = artifacts.read_table("predictions", where).filter(pl.col("split") != "val")
     artifacts.write_table("predictions", rows, where)
+    finish_again(where)
     out = run_main(tmp_path / "none", *other.flags("demo"), *FLAGS)
     assert read(out).filter(recalibration="isotonic")["reason"].unique().to_list() == ["no predictions of val"]
     probes = pl.read_csv(out / "tables" / "recalibration.csv").filter(probe="logistic_regression")

@@ -15,6 +15,7 @@ from clinrep.analysis.inputs import read_sites
 from clinrep.analysis.timeline_data import read_stays
 from clinrep.config import InputError
 from clinrep.modality import load_stage, resolve
+from tests.analysis.fake_runs import finish_again
 from tests.analysis.fake_timeline_runs import CUT, OUTCOMES, TimelineSite
 
 
@@ -43,6 +44,7 @@ def site(tmp_path_factory):
     subjects = artifacts.read_table("subjects", site.timelines)
     ages = pl.Series("age", np.linspace(70, 96, subjects.height))
     artifacts.write_table("subjects", subjects.with_columns(ages), site.timelines)
+    finish_again(site.timelines)
     return site
 
 
@@ -144,6 +146,7 @@ def change(site, name, **columns):
     for split in splits:
         table = artifacts.read_table(name, site.representations, split)
         artifacts.write_table(name, table.with_columns(**columns), site.representations, split)
+    finish_again(site.representations)
 
 
 def flip(values):
@@ -156,9 +159,9 @@ REFUSED = {
     "another max_length": (lambda site: write_cut(site, max_length=20), OTHER),
     "another truncation": (lambda site: write_cut(site, truncation="keep_earliest"), OTHER),
     "a jump too few": (lambda site: change(site, "trajectories", jumps=pl.col("jumps").list.slice(1)),
-                       "jumps of a stay"),
+                       "'jumps' is not as long as"),
     "a bit too many": (lambda site: change(site, "information", bits=pl.concat_list("bits", pl.lit(1.0, pl.Float32))),
-                       "bits of a stay"),
+                       "'bits' is not as long as"),
     "other tokens": (lambda site: change(site, "information", token_ids=flip(pl.col("token_ids"))), "has other tokens"),
     "other times": (lambda site: change(site, "trajectories", times=flip(pl.col("times").list.eval(
         pl.element() + pl.duration(microseconds=pl.int_range(pl.len()))))), "has other times"),
@@ -185,6 +188,7 @@ def test_a_risk_of_other_tokens_is_left_out_and_counted(tmp_path):
     table = artifacts.read_table("risk_over_time", directory)
     shorter = {name: pl.col(name).list.slice(1) for name in ("times", "probability")}
     artifacts.write_table("risk_over_time", table.with_columns(**shorter), directory)
+    finish_again(directory)
     out = run(site, tmp_path / "out")
     shown = {risk["outcome"] for stay in read_content(out)["stays"] for risk in stay["risks"]}
     assert shown == {"Icu admission"}

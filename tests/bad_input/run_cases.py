@@ -316,7 +316,7 @@ TIMELINES = [
         "label_and_reason",
         "a label beside the reason why there is none",
         redone(change(OUTCOMES, set_rows("excluded_reason", "event before index_time", 2))),
-        ("rows have both a label and an excluded_reason, or neither", AGAIN),
+        ("rows have both a label and an excluded_reason", AGAIN),
     ),
     Case(
         "no_outcomes",
