@@ -128,6 +128,11 @@ def _read_stays(directory: Path, outcome: str | None) -> pl.DataFrame:
         stays = stays.select("subject_id", "index_time", "label")
     if stays["subject_id"].is_duplicated().any():
         raise InputError(f"{directory}: outcomes.parquet has stays with several index times or rows; run 00 again")
+    num_split = splits.select("patient_id", "split").n_unique() - splits["patient_id"].n_unique()
+    if num_split:
+        raise InputError(
+            f"{directory / 'splits.parquet'}: {num_split} patients are in more than one split; run 00 again"
+        )
     joined = stays.join(splits, on="subject_id", how="left")
     if joined["split"].null_count():
         raise InputError(f"{directory}: {joined['split'].null_count()} stays of outcomes.parquet are in no split")

@@ -93,7 +93,7 @@ SITES = [
         "vectors_split",
         "vectors of a split that does not exist",
         vectors(set_rows("split", "dev", 2)),
-        ("2 rows of column 'split' hold other words than train, val, test: dev", AGAIN),
+        ("column 'split' holds 1 words other than train, val, test, in 2 rows", AGAIN),
     ),
     Case(
         "vectors_type",
@@ -228,7 +228,7 @@ SITES = [
                 patient_id=pl.when(pl.int_range(pl.len()) < 12).then(pl.lit("p0")).otherwise("patient_id")
             ),
         ),
-        ("patients are in more than one split", AGAIN),
+        ("patients are in more than one split",),
     ),
     Case("outcomes_lost", "outcomes of some stays missing", table("outcomes", lambda f: f[4:]), ("are missing",)),
     Case(

@@ -277,13 +277,13 @@ TIMELINES = [
                 ),
             )
         ),
-        ("1 patients are in more than one split", AGAIN),
+        ("1 patients are in more than one split", "run 00 again"),
     ),
     Case(
         "unknown_split",
         "a split that is none of the three",
         redone(change(SPLITS, set_rows("split", "dev", 3))),
-        ("3 rows of column 'split' hold other words than train, val, test: dev", AGAIN),
+        ("column 'split' holds 1 words other than train, val, test, in 3 rows", AGAIN),
     ),
     Case(
         "stay_in_no_split",
@@ -434,8 +434,8 @@ MODELS = [
         "only_bin",
         "a pickle beside, and no safetensors",
         both(remove(BACKBONE), torch_weights("01/backbone/pytorch_model.bin")),
-        "model.safetensors does not exist",
-        "writes it into backbone/",
+        "holds pytorch_model.bin but no model.safetensors",
+        "save the model as model.safetensors where it was trained",
     ),
     model(
         "no_vocabulary",

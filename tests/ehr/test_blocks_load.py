@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ def test_the_stores_lie_where_the_settings_say(run_dir: Path, tmp_path: Path) ->
 
 def rewrite(run_dir: Path, split: str, token_ids: list[list[int]]) -> None:
     frame = artifacts.read_table("timelines", run_dir, split).head(len(token_ids))
-    frame = frame.with_columns(pl.Series("token_ids", token_ids, dtype=pl.List(pl.UInt32)))
+    frame = frame.with_columns(
+        pl.Series("token_ids", token_ids, dtype=pl.List(pl.UInt32)),
+        times=pl.Series([[datetime(2150, 1, 1)] * len(ids) for ids in token_ids], dtype=pl.List(pl.Datetime("us"))),
+    )
     artifacts.write_table("timelines", frame, run_dir, split)
 
 

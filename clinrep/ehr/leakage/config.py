@@ -27,3 +27,8 @@ class LeakageConfig(StageConfig):
         super().__post_init__()
         is_used = self.clif_dir is None or self.learn_anew
         require(is_used, "clif_dir", self.clif_dir, "go with learn_anew", "add --learn_anew true")
+
+    @property
+    def reads_changed_runs(self) -> bool:
+        """True: an audit looks at what is there, also where it is not what the stage wrote."""
+        return True
