@@ -28,7 +28,8 @@ def describe_error(error: BaseException) -> str:
 
 def hide_values(text: str) -> str:
     """Return `text` in one line with everything quoted, and every word that is no plain prose, as an ellipsis."""
-    marked = _QUOTED.sub(HIDDEN, _APOSTROPHE.sub("\0", text))
+    line = " ".join(text.split())  # first: a quoted value may go over several lines
+    marked = _QUOTED.sub(HIDDEN, _APOSTROPHE.sub("\0", line))
     words = [word if _PROSE.fullmatch(word) else HIDDEN for word in marked.split()]
     return re.sub(rf"{HIDDEN}(?: {HIDDEN})+", HIDDEN, " ".join(words)).replace("\0", "'")
 

@@ -196,3 +196,10 @@ def test_another_choice_of_stays_is_told_without_ids(tmp_path: Path):
     ):
         pass
     assert_silent(str(refusal.value))
+
+
+def test_a_quoted_value_of_several_lines_is_hidden_whole():
+    with pytest.raises(pl.exceptions.InvalidOperationError) as failure:
+        pl.Series(["Anna\nhas hiv now\nand more"]).cast(pl.Int64)
+    assert "hiv" in str(failure.value)
+    assert "hiv" not in describe_error(failure.value)
