@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -207,6 +208,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
                 assert not is_ours or content == whole[name], (number, name)
         assert in_child(lambda directory=directory: run_all(directory)) == 0, number
         again = read_tree(directory)
+        again.pop(directory_lock.LOCK_FILE, None)  # of a kill after DONE
         assert again.keys() == whole.keys(), number
         # one names its output_dir, the other holds the digest of that
         assert {name for name in whole if again[name] != whole[name]} <= {"config.yaml", "DONE"}
@@ -311,13 +313,41 @@ def test_a_run_that_another_one_finished_meanwhile_is_not_run_again(tmp_path, mo
     assert caught.value.code == 0
 
 
+def test_the_file_that_holds_a_directory_goes_with_the_run_and_one_left_by_a_kill_stops_none(tmp_path):
+    (tmp_path / directory_lock.LOCK_FILE).touch()
+    with open_run(STAGE, make(tmp_path)):
+        assert (tmp_path / directory_lock.LOCK_FILE).exists()
+    assert not (tmp_path / directory_lock.LOCK_FILE).exists()
+
+
+def test_what_holds_a_directory_is_open_for_writing_as_network_file_systems_ask(tmp_path):
+    descriptor = directory_lock.hold(tmp_path)
+    assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    directory_lock.let_go(descriptor, tmp_path)
+
+
+def test_whoever_opened_the_file_of_a_run_that_then_ended_opens_it_anew(tmp_path, monkeypatch):
+    lock = directory_lock._lock
+
+    def lock_old(path: Path) -> int:
+        monkeypatch.setattr(directory_lock, "_lock", lock)
+        descriptor = lock(path)
+        (path / directory_lock.LOCK_FILE).unlink()  # as the run does that ends
+        return descriptor
+
+    monkeypatch.setattr(directory_lock, "_lock", lock_old)
+    held = directory_lock.hold(tmp_path)
+    assert os.path.samestat(os.fstat(held), (tmp_path / directory_lock.LOCK_FILE).stat())
+    directory_lock.let_go(held, tmp_path)
+
+
 def test_a_directory_removed_while_it_was_opened_is_made_anew(tmp_path, monkeypatch):
     directory, lock = tmp_path / "run", directory_lock._lock
 
     def lock_removed(path: Path) -> int:
         monkeypatch.setattr(directory_lock, "_lock", lock)
         descriptor = lock(path)
-        path.rmdir()  # as a run that ends there with a wrong input does
+        shutil.rmtree(path)  # as a run that ends there with a wrong input does
         return descriptor
 
     monkeypatch.setattr(directory_lock, "_lock", lock_removed)

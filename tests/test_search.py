@@ -58,7 +58,9 @@ def go(config: Example, trainer: Trainer | None = None, stop: NoSignal | None = 
 
 def read_tree(directory: Path) -> dict[str, str]:
     """Return every file but the journal, whose lines have times: path -> text."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "journal.log")
+    files = sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.name not in {"journal.log", ".lock"}
+    )
     texts = {str(path.relative_to(directory)): path.read_text() for path in files if path.suffix != ".tmp"}
     return {name: text.replace(str(directory), "OUT") for name, text in texts.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from clinrep.analysis.study import Section, Study
-from clinrep.analysis.suppression import format_count
+from clinrep.analysis.suppression import HIDDEN
 from clinrep.analysis.tables import PrintedTable, label_outcome, to_words
 
 LOOKED_FOR = (
@@ -23,15 +23,13 @@ def build_leakage_section(study: Study) -> Section:
         return Section("leakage", title, "No audit was made.", inputs=("timelines_dir",))
     if study.leaks.is_empty():
         return Section("leakage", title, f"{LOOKED_FOR} Nothing was found.", inputs=("timelines_dir",))
-    least = study.config.min_cell_count
-    # the sentences of leakage.csv hold counts, which may be small
     numbers = study.leaks.select(
         *("site", "severity", "check"),
         outcome=pl.col("outcome").map_elements(
             lambda name: label_outcome(name, study.config) if name else "", pl.String, skip_nulls=False
         ),
         token=pl.col("token"),
-        stays=pl.col("num_subjects").map_elements(lambda count: format_count(count, least) if count else "", pl.String),
+        stays=pl.col("num_subjects").map_elements(_format, pl.String, skip_nulls=False),
     )
     headings = {
         "severity": "How sure",
@@ -41,6 +39,13 @@ def build_leakage_section(study: Study) -> Section:
         "stays": "Stays",
     }
     words, num_keys = to_words(numbers, headings)
-    caption = "Findings that a person has to judge; leakage.csv in the directories of stage 00 spells them out."
+    caption = (
+        "Findings that a person has to judge; leakage.csv in the directories of stage 00 and the log here spell "
+        f"them out. {HIDDEN}: stays of fewer than {study.config.min_cell_count} patients, or of patients nobody counted."
+    )
     table = PrintedTable("leakage", "What the leakage audit found", caption, numbers, words, num_keys)
     return Section("leakage", title, LOOKED_FOR, [table], inputs=("timelines_dir",))
+
+
+def _format(count: int | None) -> str:
+    return HIDDEN if count is None else f"{count:,}" if count else ""

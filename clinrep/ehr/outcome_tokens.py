@@ -58,10 +58,14 @@ def find_table_tokens(table: str) -> Finder:
     return find
 
 
+# Outcomes that the discharge tokens alone tell -> words of discharge_category.
+DISCHARGE_WORDS: dict[str, tuple[str, ...]] = {
+    "in_hospital_death": ("Expired", "expired"),
+    "hospice_discharge": ("Hospice", "hospice"),
+    "discharge_against_advice": ("Against Medical Advice (AMA)", "ama"),
+}
 OUTCOME_TOKENS: dict[str, Finder] = {
-    "in_hospital_death": find_discharge_tokens("Expired", "expired"),
-    "hospice_discharge": find_discharge_tokens("Hospice", "hospice"),
-    "discharge_against_advice": find_discharge_tokens("Against Medical Advice (AMA)", "ama"),
+    **{outcome: find_discharge_tokens(*words) for outcome, words in DISCHARGE_WORDS.items()},
     "icu_admission": find_category_tokens("adt", "location_category", "ICU", "icu"),
     "imv_event": find_category_tokens("respiratory_support", "device_category", "IMV", "imv"),
     "renal_replacement": find_table_tokens("crrt_therapy"),

@@ -67,13 +67,13 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
         was_empty = directory.is_dir() and _is_barely_begun(directory)
         lock = directory_lock.hold(directory)
         if _is_already_done(stage, config, directory, inputs):  # by a run that held it until now
-            file_lock.unlock(lock)
+            directory_lock.let_go(lock, directory)
             return Preparation(is_done=True, inputs=inputs)
         _remove_leftovers(config, lock)
         _describe_run(stage, config, directory, inputs)
     except (InputError, OSError) as error:
         if lock >= 0:
-            file_lock.unlock(lock)
+            directory_lock.let_go(lock, directory)
         words = "" if isinstance(error, InputError) else _UNUSABLE.format(directory)
         return Preparation(error=f"{words}{error}")
     return Preparation(inputs=inputs, stamps=stamps, made=made, was_empty=was_empty, lock=lock)
@@ -108,10 +108,10 @@ def _remove_leftovers(config: StageConfig, lock: int) -> None:
         logger.info("%d unfinished files or folders of a run that was killed: removed", len(found))
 
 
-def release(preparation: Preparation) -> None:
+def release(directory: Path, preparation: Preparation) -> None:
     """Let other runs use the directory."""
     if preparation.lock >= 0:
-        file_lock.unlock(preparation.lock)
+        directory_lock.let_go(preparation.lock, directory)
 
 
 def undo(directory: Path, preparation: Preparation) -> None:
@@ -187,7 +187,8 @@ def _holds_outputs(stage: str, directory: Path) -> bool:
 
 def _is_barely_begun(directory: Path, others: Collection[str] = ()) -> bool:
     """Return whether a directory is empty, but for `others` and what a run killed in `_describe_run` leaves."""
-    names = {path.name for path in directory.iterdir() if not artifacts.is_temporary(path)}.difference(others)
+    names = {path.name for path in directory.iterdir() if not artifacts.is_temporary(path)}
+    names -= {directory_lock.LOCK_FILE, *others}
     # provenance.json comes first: a folder that holds environment.txt alone is somebody else's
     return names <= {"provenance.json"} or (names == {"provenance.json", "environment.txt"})
 

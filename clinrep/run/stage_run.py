@@ -168,7 +168,7 @@ def _open(stage: str, config: Any) -> Iterator[Run]:
         logger.removeHandler(handler)
         handler.close()
         if run.is_main:
-            release(found)
+            release(directory, found)
     if run.is_stopped:
         raise SystemExit(EXIT_STOPPED)
 

@@ -182,7 +182,9 @@ def check_refusal(job: Job, exit_code: int) -> None:
 
 
 def list_files(directory: Path) -> dict[str, Path]:
-    return {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*"))}
+    return {
+        path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.name != ".lock"
+    }
 
 
 def read(path: Path) -> Any:

@@ -139,7 +139,7 @@ def test_aurocs_are_scikit_learns() -> None:
             histogram[0, token, number, int(is_event)] += number > 0
     none = np.zeros((1, 3), dtype=np.int64)
     num = np.array([[(~label).sum(), label.sum()]])
-    counts = InputCounts(["one"], num, histogram, np.zeros((1, 3, 2)), none, none, none, none)
+    counts = InputCounts(["one"], num, histogram, np.zeros((1, 3, 2)), none, none, none, none, none)
     expected = [roc_auc_score(label, occurrences[token]) for token in range(3)]
     assert compute_aurocs(counts)[0] == pytest.approx(expected, abs=1e-12)
 
@@ -167,6 +167,38 @@ def test_a_token_of_the_discharge_is_found(site: Path) -> None:
 
     change(site, "timelines", pull, "test")
     assert ("certain", "of the discharge") in audit(site)
+    make_bare(site)  # the place tells, whatever sources may write
+    assert ("certain", "of the discharge") in audit(site)
+
+
+def make_bare(site: Path) -> None:
+    """Let a source write any word, as the manuscript's edition does."""
+    change_settings(site, lambda settings: settings["sources"][0].update(token="{category}"))
+
+
+@pytest.mark.parametrize("outcome", ["long_length_of_stay", "hospice_discharge"])
+def test_a_word_of_the_discharge_among_the_events_is_doubtful_where_a_source_can_write_it(
+    site: Path, outcome: str
+) -> None:
+    test = pl.read_parquet(site / "splits.parquet").filter(split="test")["subject_id"]
+    labelled = find_labelled(site, outcome)
+    one = labelled.filter(labelled.is_in(test.implode())).head(1)
+    words = pl.read_parquet(site / "vocabulary.parquet").filter(kind="discharge")["token"]
+    hospice = next(word for word in words if "hospice" in word.lower())
+    change(site, "timelines", lambda rows: insert_after_static(rows, site, token_id(site, hospice), one), "test")
+    assert ("certain", "of the discharge") in audit(site)
+    make_bare(site)
+    assert audit(site) == {("doubtful", "of the discharge")}
+
+
+def insert_after_static(rows: pl.DataFrame, site: Path, token: int, chosen: pl.Series) -> pl.DataFrame:
+    num = len(Tokenized(site).settings["static_tokens"])
+
+    def put(column: str, value: pl.Expr) -> pl.Expr:
+        longer = pl.concat_list(pl.col(column).list.head(num), value, pl.col(column).list.slice(num))
+        return pl.when(pl.col("subject_id").is_in(chosen.implode())).then(longer).otherwise(column).alias(column)
+
+    return rows.with_columns(put("token_ids", pl.lit(token, pl.UInt32)), put("times", pl.col("times").list.first()))
 
 
 def test_an_input_longer_than_the_window_is_found(site: Path) -> None:
@@ -281,12 +313,14 @@ def test_a_frozen_tokenizer_that_is_not_the_sources_is_found(clif_dir: Path, sit
 def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_training_site(
     clean: Path, site: Path, tmp_path: Path
 ) -> None:
-    told = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_x", 12)
-    (site / "leakage.csv").write_text(make_table([told]).write_csv())
-    config = SimpleNamespace(timelines_dir={"one": str(clean), "two": str(site)}, train_site="one")
+    told = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_x", 14, 11)
+    few = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_y", 13, 10)  # 13 stays of 10 patients
+    (site / "leakage.csv").write_text(make_table([told, few]).write_csv())
+    config = SimpleNamespace(timelines_dir={"one": str(clean), "two": str(site)}, train_site="one", min_cell_count=11)
     run = SimpleNamespace(directory=tmp_path)
     table = audit_sites(run, config)
-    assert table.select("site", "token", "num_subjects").rows() == [("two", "RESP_x", 12)]
+    assert table.select("site", "token", "num_subjects").rows() == [("two", "RESP_x", 14), ("two", "RESP_y", None)]
+    assert "as 00 says" not in (tmp_path / "leakage.csv").read_text()
     swap = {"train": "test", "test": "train", "val": "val"}
     change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
     with pytest.raises(RunError, match="trained on at the source"):
@@ -294,6 +328,51 @@ def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_traini
     (site / "leakage.csv").unlink()
     shutil.copy(clean / "splits.parquet", site)
     assert audit_sites(run, config)["check"].to_list() == ["not audited"]
+    (site / "leakage.csv").write_text("severity,check\ndoubtful,window\n")  # of an older version
+    assert audit_sites(run, config)["check"].to_list() == ["not audited"]
+
+
+def test_a_finding_that_both_stages_make_is_told_once(site: Path, clean: Path, tmp_path: Path) -> None:
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    for one, other in (("train", "spare"), ("test", "train"), ("spare", "test")):
+        (site / "timelines" / one).rename(site / "timelines" / other)
+    later = [pl.col(name) + timedelta(days=1000) for name in ("start", "end")]
+    change(site, "subjects", lambda rows: rows.with_columns(later))  # another hospital with the same ids
+    found, _ = audit_site(clean, str(site))
+    assert [one.severity for one in found] == ["doubtful"]
+    shutil.copytree(clean, tmp_path / "second")
+    (tmp_path / "second" / "leakage.csv").write_text(make_table(found).write_csv())
+    config = SimpleNamespace(
+        timelines_dir={"one": str(site), "two": str(tmp_path / "second")}, train_site="one", min_cell_count=11
+    )
+    assert audit_sites(SimpleNamespace(directory=tmp_path), config)["site"].to_list().count("two") == 1
+
+
+@pytest.mark.parametrize(("share", "is_certain"), [(0.02, False), (0.9, True)])
+def test_other_stays_of_the_same_patient_ids_are_certain_only_where_most_stays_of_an_id_agree(
+    site: Path, clean: Path, share: float, is_certain: bool
+) -> None:
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    subjects = pl.read_parquet(site / "subjects.parquet")
+    agree = subjects["subject_id"].head(int(share * subjects.height)).implode()
+    later = [
+        pl.when(pl.col("subject_id").is_in(agree)).then(name).otherwise(pl.col(name) + timedelta(days=1)).alias(name)
+        for name in ("start", "end")
+    ]
+    change(site, "subjects", lambda rows: rows.with_columns(later))
+    found, _ = audit_site(clean, str(site))
+    assert [one.severity for one in found if "patient_id of others" in one.detail] == [
+        "certain" if is_certain else "doubtful"
+    ]
+
+
+def test_day_level_dates_and_ids_that_agree_by_chance_are_not_the_same_stay(site: Path, clean: Path) -> None:
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    change(site, "subjects", lambda rows: rows.with_columns(pl.col("age") + 30))  # other people of the same ids, dates
+    assert audit(clean, source_dir=site) == {("doubtful", "trained on at the source")}
 
 
 def test_learning_anew_from_train_patients_gives_the_same_tokenizer(site: Path) -> None:

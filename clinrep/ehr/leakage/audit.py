@@ -82,7 +82,7 @@ def audit_outputs(run: Run, config: Any) -> None:
 def audit_sites(run: Run, config: Any) -> pl.DataFrame:
     """Begin stage 04: what stage 00 found at every site, and other sites' test stays that `train_site` learned from.
 
-    Writes leakage.csv and returns it: site and the columns of `findings.SCHEMA`.
+    Writes leakage.csv and returns it: site, and what `findings.hide_small` leaves.
 
     Raises:
         RunError: a leak is certain.
@@ -90,22 +90,29 @@ def audit_sites(run: Run, config: Any) -> pl.DataFrame:
     frames, new = [pl.DataFrame(schema={"site": pl.String(), **found.SCHEMA})], []
     for name, directory in config.timelines_dir.items():
         site = Tokenized(Path(directory))
-        if (site.path / FINDINGS_FILE).is_file():
-            told = pl.read_csv(site.path / FINDINGS_FILE, schema=found.SCHEMA).with_columns(
-                pl.col(pl.String).fill_null("")
-            )
-        else:
-            told = found.make_table(
-                [Finding("doubtful", "not audited", f"{directory} holds no {FINDINGS_FILE}; {HOW}")]
-            )
+        told = _read_findings(site.path)
         findings = [*check_splits(site), *check_against(site, config.timelines_dir[config.train_site])]
         new += findings
         frames.append(pl.concat([told, found.make_table(findings)]).select(pl.lit(name).alias("site"), pl.all()))
-    table = pl.concat(frames)
+    # what stage 00 found of a site's own source, it finds again
+    table = found.hide_small(pl.concat(frames).unique(maintain_order=True), config.min_cell_count)
     artifacts.write_text(run.directory / FINDINGS_FILE, table.write_csv())
     found.tell(new)
     found.refuse_leaks(new)
     return table
+
+
+def _read_findings(directory: Path) -> pl.DataFrame:
+    """Return what the audit of stage 00 wrote; one doubtful finding where there is nothing to read."""
+    path = directory / FINDINGS_FILE
+    try:
+        told = pl.read_csv(path, schema_overrides=found.SCHEMA).with_columns(pl.col(pl.String).fill_null(""))
+        return told.select(list(found.SCHEMA))
+    except FileNotFoundError:
+        what = f"{directory} holds no {FINDINGS_FILE}; {HOW}"
+    except pl.exceptions.PolarsError:
+        what = f"{path} is not as stage 00 writes it today; {HOW}"
+    return found.make_table([Finding("doubtful", "not audited", what)])
 
 
 def write_audit(directory: Path, findings: list[Finding], tokens: pl.DataFrame) -> None:

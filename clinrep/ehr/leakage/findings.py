@@ -14,6 +14,7 @@ from clinrep.run import RunError
 
 logger = logging.getLogger("clinrep")
 
+Severity = Literal["certain", "doubtful"]
 NUM_SHOWN = 5  # findings of one kind that a log spells out
 
 
@@ -21,7 +22,7 @@ NUM_SHOWN = 5  # findings of one kind that a log spells out
 class Finding:
     """One leak, or one thing that may be one; never an id, only counts."""
 
-    severity: Literal["certain", "doubtful"]
+    severity: Severity
     check: str
     """What was looked for: a name in docs/leakage.md."""
     detail: str
@@ -30,6 +31,8 @@ class Finding:
     token: str = ""
     num_subjects: int = 0
     """Stays concerned."""
+    num_patients: int = 0
+    """Patients whose stays these are, or at least so many; 0: they were not counted."""
 
 
 SCHEMA = {
@@ -38,6 +41,7 @@ SCHEMA = {
     "outcome": pl.String(),
     "token": pl.String(),
     "num_subjects": pl.UInt64(),
+    "num_patients": pl.UInt64(),
     "detail": pl.String(),
 }
 
@@ -47,6 +51,13 @@ def make_table(findings: Iterable[Finding]) -> pl.DataFrame:
     rows = [dataclasses.asdict(finding) for finding in findings]
     order = {"by": ["severity", "check", "outcome", "num_subjects", "token"], "descending": [*3 * [False], True, False]}
     return pl.DataFrame(rows, schema=SCHEMA).sort(**order)  # type: ignore[arg-type]
+
+
+def hide_small(table: pl.DataFrame, least: int) -> pl.DataFrame:
+    """Return findings without their sentences and `num_patients`, and null for stays of fewer than `least` patients."""
+    is_small = (pl.col("num_subjects") > 0) & (pl.col("num_patients") < least)
+    shown = pl.when(~is_small).then("num_subjects").alias("num_subjects")
+    return table.with_columns(shown).drop("num_patients", "detail")
 
 
 def tell(findings: Sequence[Finding]) -> None:

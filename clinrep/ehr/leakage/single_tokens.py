@@ -79,6 +79,9 @@ def find_telling_tokens(table: pl.DataFrame, counts: InputCounts) -> list[Findin
         "all {share_of_all:.1%}: is it charted because of the event, or after it?"
     )
     return [
-        Finding("doubtful", "telling token", words.format(**row), row["outcome"], row["token"], row["num_subjects"])
+        Finding(
+            *("doubtful", "telling token", words.format(**row)),
+            *(row["outcome"], row["token"], row["num_subjects"], row["num_patients"]),
+        )
         for row in rows.iter_rows(named=True)
     ]

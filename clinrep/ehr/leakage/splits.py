@@ -47,20 +47,20 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
 
     That is test among the source's train or val, and val among its train.
 
-    Of two hospitals, ids may agree by chance: a stay is the same where id, admission and discharge agree. Where only
-    admission and discharge agree, to the microsecond, with sex and age, it may be the same under another id.
+    Of two hospitals, ids may agree by chance, and dates without times too: a stay is the same where both ids,
+    admission, discharge, sex and age agree. Where all but the ids agree, it may be the same under another id. That a
+    patient of the same id is the same one is certain only if most stays of the same id are the same stays.
     """
     theirs, ours = _read_stays(source), _read_stays(site)
-    same = _match(ours, theirs, ["subject_id", "start", "end"])
+    same = _match(ours, theirs, _ALL)
     rest = ours.filter(~pl.col("subject_id").is_in(same.implode()))
     alike = _match(rest, theirs, ["start", "end", "sex", "age"])
     people = _match(rest, theirs, ["patient_id"])
     learned = f"in train or val of {source.path}, which the model learned from or was chosen by"
-    # Where some stays are the same, ids speak of the same people; else they may agree by chance.
     rules = (
         (same, True, f"are {learned}"),
         (alike, False, f"equal one in start, end, sex and age {learned}"),
-        (people, bool(len(same)), f"have the patient_id of others {learned}"),
+        (people, _share_ids(ours, theirs), f"have the patient_id of others {learned}"),
     )
     return [
         Finding(
@@ -68,10 +68,22 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
             SOURCE_CHECK,
             f"{len(stays)} stays of val or test {words}{'' if is_certain else ': the same people, or by chance?'}",
             num_subjects=len(stays),
+            num_patients=ours.filter(pl.col("subject_id").is_in(stays.implode()))["patient_id"].n_unique(),
         )
         for stays, is_certain, words in rules
         if len(stays)
     ]
+
+
+_ALL = ["subject_id", "patient_id", "start", "end", "sex", "age"]
+MIN_SHARE = 0.5
+"""Of the stays with the same id at both sites, how many must agree in all else, for ids to speak of the same people."""
+
+
+def _share_ids(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
+    """Return whether both sites use the same ids for the same people."""
+    num_alike, num_same = (ours.join(theirs, on=keys, how="semi", nulls_equal=True).height for keys in (_ALL[:1], _ALL))
+    return num_alike > 0 and num_same / num_alike >= MIN_SHARE
 
 
 def _match(ours: pl.DataFrame, theirs: pl.DataFrame, keys: list[str]) -> pl.Series:
@@ -84,8 +96,7 @@ def _read_stays(site: Tokenized) -> pl.DataFrame:
     """Return the stays with a timeline: ids, admission, discharge, sex, age, and `use`, how their split is used."""
     use = pl.col("split").replace_strict({split: number for number, split in enumerate(SPLITS)}, return_dtype=pl.Int8)
     splits = site.splits.unique("subject_id").select("subject_id", use=use)
-    columns = ("subject_id", "patient_id", "start", "end", "sex", "age")
-    return site.subjects.select(columns).join(splits, on="subject_id")
+    return site.subjects.select(_ALL).join(splits, on="subject_id")
 
 
 def _read_subjects(site: Tokenized, split: str) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from clinrep.ehr.leakage.directory import Tokenized
-from clinrep.ehr.leakage.findings import Finding
+from clinrep.ehr.leakage.findings import Finding, Severity
 from clinrep.ehr.leakage.input_counts import InputCounts
 
 # Columns that are filled when the stay ends; static tokens of them tell every model how it ends.
@@ -29,28 +29,37 @@ TABLES_CODED_LATER = {
 
 def check_times(counts: InputCounts, vocabulary: pl.DataFrame) -> list[Finding]:
     """Return the tokens in inputs that are at or after the event, of its kind, or of the discharge."""
-    rules = (
+    rules: tuple[tuple[Severity, str, np.ndarray, np.ndarray | None, str], ...] = (
         (
+            "certain",
             "at or after the event",
             counts.stays_after_event,
             counts.after_event,
             "at or after the event it is to predict",
         ),
         (
+            "certain",
             "the event itself",
             counts.stays_with_event,
             None,
             "it means the event, and the stay is labelled all the same",
         ),
-        ("of the discharge", counts.stays_with_end, None, "it is written when the stay ends"),
+        ("certain", "of the discharge", counts.stays_with_end, None, "it is written when the stay ends"),
+        (
+            "doubtful",
+            "of the discharge",
+            counts.stays_with_end_word,
+            None,
+            "train has this word at the discharge alone, and here it is an event's: does it mean the same?",
+        ),
     )
     findings = []
-    for check, stays, times, words in rules:
+    for severity, check, stays, times, words in rules:
         for k, token in zip(*np.nonzero(stays), strict=True):
             num, name = int(stays[k, token]), vocabulary["token"][int(token)]
             often = "" if times is None else f" ({int(times[k, token])} times)"
             detail = f"in the input of {num} of {int(counts.num_events[k].sum())} labelled stays{often}: {words}"
-            findings.append(Finding("certain", check, detail, counts.outcomes[k], name, num))
+            findings.append(Finding(severity, check, detail, counts.outcomes[k], name, num))
     return findings
 
 
