@@ -41,7 +41,7 @@ def build_leakage_section(study: Study) -> Section:
     words, num_keys = to_words(numbers, headings)
     caption = (
         "Findings that a person has to judge; leakage.csv in the directories of stage 00 and the log here spell "
-        f"them out. {HIDDEN}: stays of fewer than {study.config.min_cell_count} patients, or of patients nobody counted."
+        f"them out. {HIDDEN}: of fewer than {study.config.min_cell_count} patients, or of patients nobody counted."
     )
     table = PrintedTable("leakage", "What the leakage audit found", caption, numbers, words, num_keys)
     return Section("leakage", title, LOOKED_FOR, [table], inputs=("timelines_dir",))
