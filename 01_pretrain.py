@@ -3,7 +3,7 @@
 Reads   --timelines_dir   finished directory of 00_tokenize.py: vocabulary, train and val timelines
         --backbone_dir    optional: a backbone to continue from
 Writes  --output_dir      backbone/ (config.json, model.safetensors, vocabulary.parquet): the best weights on val
-                          checkpoints/, metrics.jsonl; of a search also search/ and trials/
+                          leakage.csv, checkpoints/, metrics.jsonl; of a search also search/ and trials/
 Run     python 01_pretrain.py --config configs/ehr/demo/01_pretrain.yaml
         torchrun --nproc_per_node=8 01_pretrain.py --config configs/ehr/01_pretrain.yaml
 
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
             model, companions = pretrain(modality, stop, config, run)
             if not run.is_stopped:
                 save_model(model, run, "backbone", companions)
+        modality.audit_outputs(run, config)
 
 
 def pretrain(

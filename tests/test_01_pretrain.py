@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from clinrep.config import InputError
 from clinrep.ehr.configs.pretrain import PretrainConfig
 from clinrep.modality import load_stage
+from tests.analysis.fake_runs import finish_again
 from tests.jobs import TORCHRUN, Job, read_metrics, write_workshop
 from tests.scripts import check_refused, load_main
 
@@ -163,6 +164,7 @@ def test_an_empty_split_ends_with_2_and_leaves_nothing(workshop: Path) -> None:
     shutil.copytree(workshop / "00", broken)
     path = broken / "timelines" / "val" / "part-00000.parquet"
     pl.read_parquet(path).clear().write_parquet(path)
+    finish_again(broken)
     job = start(workshop, "refused", None, "--timelines_dir", str(broken))
     assert job.wait() == 2
     log = job.log_path.read_text()

@@ -38,7 +38,8 @@ def group_seeds(runs: dict[str, ClassifierRun]) -> dict[str, list[str]]:
 def append_seed_means(scores: pl.DataFrame, sites: list[Site]) -> pl.DataFrame:
     """Return the scores, below each group of seeds their mean, and columns num_seeds and sd, null in other rows.
 
-    Of a mean, low and high are null; where one seed has no estimate there is no mean, and `reason` is that of the seed.
+    Of a mean, low and high are null; where one seed has no estimate there is no mean, and `reason` is that of the seed,
+    or says that the seed has no such row.
     All other columns (counts, notes) are those of the first seed: the stays are the same.
 
     Args:
@@ -48,23 +49,25 @@ def append_seed_means(scores: pl.DataFrame, sites: list[Site]) -> pl.DataFrame:
     empty = {"num_seeds": pl.lit(None, pl.Int64), "sd": pl.lit(None, pl.Float64)}
     frame = scores.with_columns(**empty).with_row_index("_row").with_columns(pl.col("_row").cast(pl.Float64))
     members = [
-        {"site": site.name, "outcome": outcome, "model": model, "_mean": name}
+        {"site": site.name, "outcome": outcome, "model": model, "_mean": name, "_num": len(models)}
         for site in sites
         for outcome, runs in site.classifier_runs.items()
         for name, models in group_seeds(runs).items()
         for model in models
     ]
-    schema = dict.fromkeys(("site", "outcome", "model", "_mean"), pl.String)
+    schema = dict.fromkeys(("site", "outcome", "model", "_mean"), pl.String) | {"_num": pl.Int64}
     joined = frame.join(pl.DataFrame(members, schema=schema), on=["site", "outcome", "model"], maintain_order="left")
     keys = ["site", "outcome", "_mean", *(["subgroup"] if "subgroup" in scores.columns else []), "metric"]
-    is_whole = pl.col("estimate").null_count() == 0
+    has_rows = pl.len() == pl.col("_num").first()
+    is_whole = has_rows & (pl.col("estimate").null_count() == 0)
+    reason = pl.when(has_rows).then(pl.col("reason").filter(pl.col("estimate").is_null()).first())
     means = joined.group_by(keys, maintain_order=True).agg(
         *(pl.col(name).first() for name in scores.columns if name not in (*keys, *_REPLACED)),
         pl.when(is_whole).then(pl.col("estimate").mean()).alias("estimate"),
         pl.when(is_whole).then(pl.col("estimate").std(ddof=1)).alias("sd"),
         *(pl.lit(None, pl.Float64).alias(name) for name in ("low", "high")),
-        pl.when(~is_whole).then(pl.col("reason").filter(pl.col("estimate").is_null()).first()).alias("reason"),
-        pl.len().cast(pl.Int64).alias("num_seeds"),
+        pl.when(~is_whole).then(reason.otherwise(pl.lit("no mean: a seed lacks this score"))).alias("reason"),
+        pl.col("_num").first().alias("num_seeds"),
     )
     last = joined.group_by("site", "outcome", "_mean").agg((pl.col("_row").max() + 0.5).alias("_row"))
     means = means.join(last, on=["site", "outcome", "_mean"], maintain_order="left").rename({"_mean": "model"})

@@ -49,7 +49,10 @@ def _check_training_data(run_dir: Path, timelines_dir: Path) -> None:
         InputError: the same stays, by id, admission and discharge. The same ids alone may be chance between hospitals.
     """
     if not (run_dir / "DONE").is_file():
-        logger.info("%s: the model's own run is not here, so shared patients cannot be looked for", run_dir)
+        words = (
+            "%s: the model's own run is not here: whether it was trained on stays of val or test cannot be looked for"
+        )
+        logger.warning(words, run_dir)
         return
     settings = load_settings(run_dir, "timelines_dir")
     trained_on = artifacts.read_content(run_dir / "DONE").get("inputs", {}).get("timelines_dir")

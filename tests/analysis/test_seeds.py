@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from clinrep import artifacts
 from clinrep.analysis.classifier_runs import ClassifierRun, choose_first_seeds
 from clinrep.analysis.inputs import Site
-from clinrep.analysis.seeds import append_seed_means, group_seeds
+from clinrep.analysis.seeds import append_seed_means, format_mean, group_seeds
 from tests.analysis.fake_runs import FakeSite, run_main
 from tests.analysis.test_local_fine_tuning import OUTCOME, add_run
 
@@ -56,6 +56,12 @@ def test_mean_and_deviation_are_those_of_the_scores_by_hand():
     assert (auroc["num_seeds"], auroc["low"], auroc["high"], auroc["num_subjects"]) == (3, None, None, 50)
     assert (auprc["estimate"], auprc["sd"], auprc["reason"]) == (None, None, "too few events (1)")
     assert found.filter(pl.col("model") != MEAN)["sd"].null_count() == 8
+    fewer = [row for row in rows if row[2:4] != ("classifier seed 2", "auroc")]
+    for lacking in (fewer, [row for row in fewer if row[2:4] != ("classifier seed 3", "auroc")]):
+        found = append_seed_means(pl.DataFrame(lacking, schema=names, orient="row"), [site])
+        auroc = found.filter(model=MEAN, metric="auroc").row(0, named=True)
+        assert (auroc["estimate"], auroc["sd"], auroc["num_seeds"]) == (None, None, 3)
+        assert format_mean(auroc) == "no mean: a seed lacks this score"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from clinrep.config import InputError
 from clinrep.ehr.compatibility import check_model_fits
 from clinrep.ehr.leakage import __main__ as command
 from clinrep.ehr.leakage import statistics
-from clinrep.ehr.leakage.audit import audit_site, audit_sites
+from clinrep.ehr.leakage.audit import audit_outputs, audit_site, audit_sites
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import Finding, make_table
 from clinrep.ehr.leakage.input_counts import MAX_COUNT, InputCounts, count_inputs
@@ -392,6 +392,19 @@ def test_predictions_with_another_split_or_label_are_found(clean: Path, tmp_path
         wrong = rows.with_columns(pl.when(is_first).then(other).otherwise(column).alias(column))
         artifacts.write_table("predictions", wrong, tmp_path)
         assert [(one.severity, one.num_subjects) for one in check_outputs(tmp_path, site)] == [("certain", 1)]
+
+
+def test_a_training_run_ends_with_an_error_where_a_patient_is_in_two_splits(site: Path, tmp_path: Path) -> None:
+    run = SimpleNamespace(directory=tmp_path, is_stopped=False, is_main=True)
+    config = SimpleNamespace(timelines_dir=str(site))
+    audit_outputs(run, config)
+    assert pl.read_csv(tmp_path / "leakage.csv").height == 0
+    several = pl.read_parquet(site / "splits.parquet").filter(pl.len().over("patient_id") > 1)
+    is_one = pl.col("subject_id") == several["subject_id"][0]
+    other = "test" if several["split"][0] != "test" else "train"
+    change(site, "splits", lambda rows: rows.with_columns(split=pl.when(is_one).then(pl.lit(other)).otherwise("split")))
+    with pytest.raises(RunError, match="patient in two splits"):
+        audit_outputs(run, config)
 
 
 def test_the_command_ends_with_1_on_a_certain_leak(site: Path, clean: Path, tmp_path: Path, capsys) -> None:

@@ -66,14 +66,16 @@ def audit_timelines(run: Run, config: Any) -> None:
 
 
 def audit_outputs(run: Run, config: Any) -> None:
-    """End stages 02 and 03: a RunError where a table has other splits or labels than stage 00 gave.
+    """End stages 01, 02 and 03: a RunError where patients are in two splits, or a table has others than stage 00 gave.
+
+    Labels too. Whom a model that the run began from had learned of was looked for at the start (compatibility.py).
 
     Every rank may call it; rank 0 looks, unless the run was stopped before its tables were written.
     """
     if run.is_stopped or not run.is_main:
         return
     site = Tokenized(Path(config.timelines_dir))
-    findings = check_outputs(run.directory, site)
+    findings = [*check_splits(site), *check_outputs(run.directory, site)]
     artifacts.write_text(run.directory / FINDINGS_FILE, found.make_table(findings).write_csv())
     found.tell(findings)
     found.refuse_leaks(findings)
