@@ -48,8 +48,9 @@ manuscript: setup  ## The manuscript's study, small: two simulated sites and the
 	$(VENV) -m clinrep.slurm study configs/ehr/manuscript_small/study.yaml --cluster local --max_parallel 2
 	@printf '%s\n' $(PAPER_RUN)/source/04_analyze/report.html $(PAPER_RUN)/sample/04_analyze/report.html
 
-readme-figures:  ## Copy the README's figure from the report of `make demo`
+readme-figures:  ## Copy the README's figures from the reports of `make demo` and `make manuscript`
 	cp $(DEMO_RUN)/04_analyze/figures/token_embeddings.png docs/images/embeddings.png
+	cp $(PAPER_RUN)/source/04_analyze/figures/local_fine_tuning_second.png docs/images/local_fine_tuning.png
 
 known-risk: setup  ## Models beside the best possible prediction, on simulated stays (docs/performance.md)
 	$(VENV) -m clinrep.ehr.simulate --num_stays 90000 --seed 43 --output_dir $(RISK_RUN)/simulate
