@@ -71,8 +71,8 @@ def test_no_id_date_or_value_of_a_patient_is_told(chain):
 @pytest.mark.parametrize(
     "text",
     [
-        "no stay CANARYh123", "admitted 1750-03-04 10:00", "1750-03-04T10:00", "datetime.datetime(1750, 3, 4)",
-        "numpy.datetime64('1750-03-04')", "at -6934550400000000 us", "at -6934550400", "glucose 24681.3579",
+        "no stay CANARYh123", "admitted 2550-03-04 10:00", "2550-03-04T10:00", "datetime.datetime(2550, 3, 4)",
+        "numpy.datetime64('2550-03-04')", "at 18308160000000000 us", "at 18308160000", "glucose 24681.3579",
     ],
 )  # fmt: skip
 def test_the_search_for_secrets_finds_them(text):
