@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     """Run stage 01 with the settings in `argv`."""
     modality, config = load_stage(STAGE, __doc__, argv)
     with StopSignal() as stop, open_run(STAGE, config) as run:
+        modality.audit_outputs(run, config)  # at the end too; before the first GPU second what can be told then
         from clinrep.training import check_share, save_model  # late: torch loads slowly, and Optuna is seldom needed
 
         if config.search.num_trials:

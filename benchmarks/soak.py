@@ -61,6 +61,7 @@ def run_case(case: str, options: argparse.Namespace) -> list[float]:
     simulate = ["--num_stays", str(options.num_stays), "--seed", "1", "--output_dir", str(clif)]
     subprocess.run([sys.executable, "-m", "clinrep.ehr.simulate", *simulate], cwd=ROOT, check=True, capture_output=True)
     CASES[case](clif)
+    (clif / "DONE").unlink()  # it is another hospital now than the simulator wrote
     at = ["--timelines_dir", str(home / "00_tokenize")]
     commands = {
         "00_tokenize": ["--config", str(CONFIGS / "00_tokenize.yaml"), "--clif_dir", str(clif)],

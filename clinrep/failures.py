@@ -23,6 +23,7 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ESTALE: "the network's file system failed: start again where it works",
 }
+LIBRARIES = {"polars", "pyarrow", "safetensors", "safetensors_rust"}
 _WORDS = {os.strerror(number).lower(): number for number in REMEDIES}
 
 
@@ -36,18 +37,36 @@ def say(error: BaseException) -> str:
     return f"{text[:LONGEST]}..." if len(text) > LONGEST else text or type(error).__name__
 
 
+def find_disk_error(error: BaseException) -> int | None:
+    """Return which of `REMEDIES` an error asks for, None for any other error.
+
+    Libraries in Rust and C++ tell of the system's error in words, and so may anybody quote them: only theirs count.
+    """
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return error.errno
+    if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in LIBRARIES:
+        return None
+    text = str(error).lower()
+    told = re.search(r"os error (\d+)|\[errno (\d+)\]", text)
+    number = int(told[1] or told[2]) if told else next((n for words, n in _WORDS.items() if words in text), None)
+    return number if number in REMEDIES else None
+
+
+def pass_disk_error(error: BaseException) -> None:
+    """Raise an error that a disk gave while a file was read: the file is not to blame, and `explain_disk` has words."""
+    if find_disk_error(error) is not None:
+        raise error
+
+
 def explain_disk(error: BaseException, directory: Path) -> str:
     """Return what to say of an error that a disk gave while a run wrote `directory`, '' for any other error."""
-    number = error.errno if isinstance(error, OSError) else None
-    text = str(error).lower()
-    if number not in REMEDIES:
-        told = re.search(r"os error (\d+)|\[errno (\d+)\]", text)
-        number = int(told[1] or told[2]) if told else next((n for words, n in _WORDS.items() if words in text), None)
-    if number not in REMEDIES:
+    number = find_disk_error(error)
+    if number is None:
         return ""
     name = getattr(error, "filename", None)
-    where = f" ({name})" if name and not str(name).startswith(str(directory)) else ""
+    if name and not Path(str(name)).absolute().is_relative_to(directory.absolute()):
+        return f"{name} cannot be used: {os.strerror(number)}; see to it, then the same command goes on"
     return (
-        f"--output_dir {directory} cannot be written{where}: {os.strerror(number)}; {REMEDIES[number]}; "
-        "then the same command goes on"
+        f"--output_dir {directory} cannot be written: {os.strerror(number)}; {REMEDIES[number]}; then the same command "
+        "goes on"
     )

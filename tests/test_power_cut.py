@@ -326,6 +326,20 @@ def test_what_holds_a_directory_is_open_for_writing_as_network_file_systems_ask(
     directory_lock.let_go(descriptor, tmp_path)
 
 
+def test_a_refused_run_lets_others_in_only_when_it_has_removed_what_it_wrote(tmp_path, monkeypatch):
+    unlink, removed = Path.unlink, []
+
+    def note(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", note)
+    with pytest.raises(InputError), open_run(STAGE, make(tmp_path / "run")):
+        raise InputError("wrong")
+    assert removed.index(directory_lock.LOCK_FILE) > removed.index("config.yaml")
+    assert not (tmp_path / "run").exists()
+
+
 def test_whoever_opened_the_file_of_a_run_that_then_ended_opens_it_anew(tmp_path, monkeypatch):
     lock = directory_lock._lock
 

@@ -16,7 +16,7 @@ from clinrep.artifacts.contents import find_fault
 from clinrep.artifacts.files import atomic_path, read_done
 from clinrep.artifacts.schema import TABLES
 from clinrep.config import lookup
-from clinrep.failures import say
+from clinrep.failures import pass_disk_error, say
 
 
 def write_table(name: str, frame: pl.DataFrame, directory: Path, split: str = "", part: int = 0) -> Path:
@@ -117,6 +117,7 @@ def _read_part(name: str, path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, glob=False)  # a folder may be named run[1]
     except (pl.exceptions.PolarsError, OSError, pyarrow.ArrowException) as error:
+        pass_disk_error(error)
         stage = TABLES[name].stage
         raise ArtifactError(f"{path} is not a readable Parquet file ({say(error)}); run {stage}.py again") from error
     problem = _find_problem(name, frame, path)

@@ -15,7 +15,7 @@ from clinrep.ehr import moments
 from clinrep.ehr.casts import CASTS, is_naive
 from clinrep.ehr.casts import Kind as Kind  # others take it from here
 from clinrep.ehr.renames import RENAMES
-from clinrep.failures import say
+from clinrep.failures import pass_disk_error, say
 
 logger = logging.getLogger("clinrep")
 
@@ -55,6 +55,8 @@ class ClifTables:
         self._schemas: dict[str, dict[str, pl.DataType]] = {}
         self._all_null: dict[tuple[str, str], bool] = {}
         self._warned: set[tuple[str, str]] = set()
+        self.times_read: set[tuple[str, str]] = set()
+        """(table, column) of every time that `scan` was asked for."""
 
     def has(self, table: str) -> bool:
         """Return whether the folder holds this table; a name CLIF does not have is an InputError."""
@@ -89,7 +91,9 @@ class ClifTables:
         it within `explain_errors`.
         """
         self.check_columns(table, columns)
-        self.warn_of_naive(table, [column for column, kind in columns.items() if kind == "time"])
+        times = [column for column, kind in columns.items() if kind == "time"]
+        self.warn_of_naive(table, times)
+        self.times_read.update((table, column) for column in times)
         casts = [self._cast(table, column, kind).alias(column) for column, kind in columns.items()]
         return self._scan_file(table).select(casts)
 
@@ -110,6 +114,7 @@ class ClifTables:
                 f"{path}: a column has values of the wrong type ({say(error)}); export it again"
             ) from error
         except (pl.exceptions.PolarsError, OSError) as error:
+            pass_disk_error(error)
             raise InputError(f"{path} is damaged ({say(error)}); export it again") from error
 
     def count_rows(self, table: str) -> int:
@@ -132,6 +137,7 @@ class ClifTables:
             try:
                 self._schemas[table] = dict(self._scan_file(table).collect_schema())
             except (pl.exceptions.PolarsError, OSError) as error:
+                pass_disk_error(error)
                 raise InputError(f"{path} is not a readable Parquet file ({say(error)}); export it again") from error
         return self._schemas[table]
 

@@ -16,6 +16,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, int, int, str]] = []
+        self._noted: set[tuple[str, str]] = set()
 
     def add(self, table: str, step: str, rows_in: int, rows_out: int, reason: str, level: int = logging.INFO) -> None:
         """Record one step; what was dropped is logged."""
@@ -30,11 +31,17 @@ class Ledger:
         return kept
 
     def note_placeholders(self, table: str, column: str, count: int, num_rows: int) -> None:
-        """Record how many times of a column no hospital meant; they are missing from there on."""
-        if count:
+        """Record, once, how many times of a column no hospital meant; they are missing from there on."""
+        is_new = (table, column) not in self._noted
+        self._noted.add((table, column))
+        if count and is_new:
             what = f"{column} {moments.RULE}: a placeholder, taken as missing"
             self.add(table, "placeholder", count, count, what)
             logger.warning("%s: %d of %d rows have a %s", table, count, num_rows, what)
+
+    def has_noted(self, table: str, column: str) -> bool:
+        """Return whether the placeholders of a column, or that it has none, are recorded."""
+        return (table, column) in self._noted
 
     def to_frame(self) -> pl.DataFrame:
         """Return the table `ledger`."""

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from clinrep import artifacts
 from clinrep.artifacts import ArtifactError
-from clinrep.failures import say
+from clinrep.failures import pass_disk_error, say
 
 # What transformers and safetensors raise of files that are none, or of another model.
 _UNREADABLE = (
@@ -47,6 +47,7 @@ def load_weights(
             output_loading_info=True,
         )
     except _UNREADABLE as error:
+        pass_disk_error(error)
         raise ArtifactError(
             f"the model in {directory} cannot be read ({say(error)}); copy or train it again"
         ) from error

@@ -8,8 +8,9 @@ import polars as pl
 
 FIRST = datetime(1901, 1, 1, tzinfo=UTC)
 """Earlier times are placeholders: nobody's stay in a CLIF table is older."""
-LAST = datetime(3000, 1, 1, tzinfo=UTC)
-"""So are times from here on; shifted dates of de-identified data end long before (MIMIC-IV: 2214)."""
+LAST = datetime(2262, 1, 1, tzinfo=UTC)
+"""So are times from here on; shifted dates of de-identified data end before (MIMIC-IV: 2214). 9999-12-31 that went
+through nanoseconds has become 2262-04-11, their last."""
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 """Ticks of a second."""
 RULE = f"before {FIRST:%Y} or after {LAST.year - 1}"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from clinrep.config import InputError
 from clinrep.ehr import moments
 from clinrep.ehr.clif import Kind
-from clinrep.failures import say
+from clinrep.failures import pass_disk_error, say
 
 BATCH_ROWS = 1 << 20
 # Text columns are decoded straight to dictionary indices; a mixed-radix number over this many
@@ -70,6 +70,7 @@ class TableScan:
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path} holds text that is not UTF-8 ({error.reason}); export it again") from error
         except (pa.ArrowException, OSError, KeyError) as error:
+            pass_disk_error(error)
             raise InputError(f"{self.path} is damaged ({say(error)}); export it again") from error
 
     def _read(self, record: pa.RecordBatch) -> Batch:

@@ -276,7 +276,17 @@ def _label(source: Source, kept: pl.DataFrame, first_events: pl.Series) -> pl.Da
         counts = labels.describe_labels(rows.with_columns(split=kept["split"]))
         logger.info("outcome %s: %s", name, counts)
         frames.append(rows)
+    _note_placeholders(source)
     return pl.concat(frames)
+
+
+def _note_placeholders(source: Source) -> None:
+    """Record the placeholders of the times that outcomes alone read, as of patient.death_dttm."""
+    tables, ledger = source.tables, source.ledger
+    for table, column in sorted(tables.times_read):
+        if not ledger.has_noted(table, column):
+            count = tables.count_placeholders(table, column)
+            ledger.note_placeholders(table, column, count, tables.count_rows(table))
 
 
 def _log_timelines(lengths: np.ndarray) -> None:

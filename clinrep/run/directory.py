@@ -118,15 +118,16 @@ def undo(directory: Path, preparation: Preparation) -> None:
     """Remove what a run with wrong input left, so that the corrected command can use the directory.
 
     Only what this run itself made goes: of the parents it made those that nobody else uses by now, and
-    never a checkpoint or a trial.
+    never a checkpoint or a trial. The lock goes last: until then nobody else has begun here.
     """
     if not (preparation.made or preparation.was_empty) or _holds_training(directory):
         return
     for path in list(directory.iterdir()):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        else:
+        elif path.name != directory_lock.LOCK_FILE:
             path.unlink(missing_ok=True)
+    (directory / directory_lock.LOCK_FILE).unlink(missing_ok=True)
     for path in preparation.made:
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from clinrep import artifacts
 from clinrep.config import InputError, StageConfig, config_to_dict
 from clinrep.run.origins import select_paths
+
+logger = logging.getLogger("clinrep")
 
 Stamps = dict[str, dict[str, tuple[int, ...]]]
 """Setting -> file -> size and time of change."""
@@ -45,7 +48,13 @@ def find_changed_input(config: StageConfig, inputs: dict[str, str], began: Stamp
     """
     paths = list_inputs(config)
     for key, stamps in began.items():
-        changed = [name for name, stamp in artifacts.stamp_files(paths[key]).items() if stamps.get(name) != stamp]
+        now = artifacts.stamp_files(paths[key])
+        new = now.keys() - stamps.keys()
+        tables = {name for name in new if name.endswith(".parquet")}  # a reader may have taken it for one of a hospital
+        if new - tables:
+            words = "--%s %s: %s came while this ran; what is written here need not hold it"
+            logger.warning(words, key, paths[key], ", ".join(sorted(new - tables)[:3]))
+        changed = [name for name, stamp in now.items() if stamps.get(name) != stamp and name not in new - tables]
         gone = [name for name in stamps if not (paths[key] / name).is_file()] if paths[key].is_dir() else []
         if not changed and not gone and paths[key].exists():
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -160,6 +161,7 @@ def _open(stage: str, config: Any) -> Iterator[Run]:
         message = explain_disk(error, directory)
         if message:  # no `undo`: what was computed so far stays
             logger.error("%s failed: %s", stage, message)
+            logger.debug("%s", describe_failure(error))
             distributed.end_process_group(is_failing=True)
             raise DiskError(message) from error
         report_failure(error, stage)
@@ -223,11 +225,34 @@ def _log_to_screen(level: str) -> None:
     logger.setLevel(level if is_main else logging.ERROR)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk silences with one line; Python's own prints a traceback for every message."""
+
+    is_silent = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message, until that fails."""
+        if not self.is_silent:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Say so on the screen, once."""
+        self.is_silent = True
+        print(
+            f"{self.baseFilename} cannot be written ({sys.exc_info()[1]}): what follows is not in it", file=sys.stderr
+        )
+
+    def close(self) -> None:
+        """Close the file, whether what was left of it can be written or not."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def _log_to_file(directory: Path, is_main: bool) -> logging.Handler:
     """Append messages to run.log on rank 0."""
     handler: logging.Handler = logging.NullHandler()
     if is_main:
-        handler = logging.FileHandler(directory / "run.log")
+        handler = _LogFile(directory / "run.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     return handler

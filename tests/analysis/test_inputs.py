@@ -51,6 +51,7 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
     table = artifacts.read_table("splits", site.timelines)
     extra = table.filter(split="train")[:1].with_columns(subject_id=pl.lit("new"), split=pl.lit("test"))
     artifacts.write_table("splits", pl.concat([table, extra]), site.timelines)
+    finish_again(site.timelines)
     refuse("1 patients are in more than one split", tmp_path / "out", *site.flags("demo"))
 
 

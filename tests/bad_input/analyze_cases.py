@@ -186,13 +186,13 @@ SITES = [
         "classifier_settings",
         "a damaged config.yaml of stage 02",
         write_bytes(f"{PREDICTED}/config.yaml", b"\xff\xfe"),
-        ("config.yaml cannot be read", "run that stage again"),
+        ("config.yaml is not what 02_finetune.py wrote", "run that stage again"),
     ),
     Case(
         "classifier_list",
         "a config.yaml of stage 02 that is a list",
         write_bytes(f"{PREDICTED}/config.yaml", b"- 1"),
-        ("config.yaml holds no settings", "run that stage again"),
+        ("config.yaml is not what 02_finetune.py wrote", "run that stage again"),
     ),
     Case(
         "predictions_copy",

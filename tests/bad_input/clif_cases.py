@@ -358,6 +358,14 @@ def keeps_times(name: str, what: str, path: str, column: str, value: object, num
 
 
 TIMES = [
+    Case(
+        "death_9999",
+        "deaths in the year 9999, which outcomes alone read",
+        change(PATIENT, lambda f: f.with_columns(death_dttm=pl.lit(datetime(9999, 12, 31)))),
+        counted=placed("patient", 12),
+        flags=("--outcomes=[death_within_30_days]",),
+    ),
+    keeps_times("events_2262", "events in 2262, where nanoseconds end", LABS, "lab_result_dttm", datetime(2262, 4, 11)),
     keeps_times("year_1900", "events in the year 1900", LABS, "lab_result_dttm", datetime(1900, 1, 1)),
     keeps_times("year_9999", "events in the year 9999", VITALS, "recorded_dttm", datetime(9999, 12, 31)),
     keeps_times("year_1", "events in the year 1", ADT, "in_dttm", datetime(1, 1, 1)),

@@ -51,13 +51,13 @@ TOKENIZERS = [
     Case(
         "settings",
         "a damaged config.yaml",
-        write_bytes("00/config.yaml", b": :"),
+        both(write_bytes("00/config.yaml", b": :"), finish_again("00")),
         ("config.yaml cannot be read", "again"),
     ),
     Case(
         "settings_other",
         "config.yaml of another stage",
-        edit_settings("00", "backbone_dir: x\n"),
+        both(edit_settings("00", "backbone_dir: x\n"), finish_again("00")),
         ("was made with other settings of sources", "then your --clif_dir"),
     ),
     Case("vocabulary", "a vocabulary cut off", cut_off(VOCABULARY), ("vocabulary.parquet is not a readable", "again")),

@@ -27,6 +27,15 @@ def redone(*damages: Callable[[Path], object], directory: str = "00") -> Callabl
     return both(*damages, finish_again(directory))
 
 
+def change_text(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        text = (folder / path).read_text()
+        assert old in text
+        (folder / path).write_text(text.replace(old, new))
+
+    return damage
+
+
 def edit_json(path: str, edit: Callable[[dict], object]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         content = json.loads((folder / path).read_text())
@@ -119,19 +128,27 @@ TIMELINES = [
         "settings_bytes",
         "config.yaml is no text",
         write_bytes("00/config.yaml", b"\xff\xfe\x00"),
-        ("config.yaml cannot be read", "again"),
+        ("config.yaml is not what 00_tokenize.py wrote", AGAIN[-5:]),
     ),
-    Case("settings_list", "config.yaml is a list", edit_settings("00", "- 1\n"), ("holds no settings", "again")),
+    Case(
+        "settings_list", "config.yaml is a list", redone(edit_settings("00", "- 1\n")), ("holds no settings", "again")
+    ),
+    Case(
+        "settings_edited",
+        "a setting edited after the run",
+        change_text("00/config.yaml", "is_end_closed: false", "is_end_closed: true"),
+        ("config.yaml is not what 00_tokenize.py wrote", "in a new directory"),
+    ),
     Case(
         "settings_other",
         "config.yaml of another stage",
-        edit_settings("00", "timelines_dir: x\nbackbone_dir: y\n"),
+        redone(edit_settings("00", "timelines_dir: x\nbackbone_dir: y\n")),
         ("static_tokens is missing", "is it the file of another stage?"),
     ),
     Case(
         "settings_window",
         "a setting of another type",
-        edit_settings("00", "static_tokens: []\nwindow: 24\n"),
+        redone(edit_settings("00", "static_tokens: []\nwindow: 24\n")),
         ("window.is_end_closed is missing", "is it the file of another stage?"),
     ),
     Case("truncated", "a table cut off", cut_off(TEST), (f"{TEST[3:]} is not a readable Parquet", AGAIN[-5:])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import resource
 import shutil
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from safetensors import SafetensorError
 
 from clinrep import artifacts
 from clinrep.config import InputError
-from clinrep.ehr import events, tokenize
+from clinrep.ehr import events, scan, tokenize
 from clinrep.failures import DiskError, explain_disk
+from clinrep.run.stage_run import _LogFile
 from tests.bad_input import clif_cases
 from tests.bad_input.workshop import run_main, write_clif, write_tokenize_settings
 from tests.scripts import ROOT
@@ -74,6 +77,29 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "run/DONE"])
+def test_what_comes_new_beside_the_tables_is_warned_of(
+    name: str,
+    folder: Path,
+    sound: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    read = events.read_events
+
+    def read_and_add(*args: object) -> object:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+        return read(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tokenize.event_rows, "read_events", read_and_add)
+    with caplog.at_level("WARNING", "clinrep"):
+        run(folder, sound, tmp_path / "out")
+    assert (tmp_path / "out" / "DONE").is_file()
+    assert f"{name} came while this ran" in caplog.text
+
+
 def test_a_file_written_again_with_the_same_content_is_no_change(
     folder: Path, sound: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,10 +149,54 @@ def test_a_disk_that_fails_is_refused_in_words_and_what_was_written_stays(
     assert (tmp_path / "out" / "DONE").is_file()
 
 
-def test_errors_that_are_not_of_a_disk_stay_failures(tmp_path: Path) -> None:
-    assert explain_disk(ValueError("wrong"), tmp_path) == ""
-    assert explain_disk(FileNotFoundError(errno.ENOENT, "no such file"), tmp_path) == ""
-    assert "make room" in explain_disk(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong"),
+        FileNotFoundError(errno.ENOENT, "no such file"),
+        RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+        RuntimeError("unable to write to file </torch_1>: No space left on device (28)"),  # shared memory
+        RuntimeError("NCCL: Call to bind failed : Permission denied"),
+        ValueError("category 'permission denied'"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+    ],
+)
+def test_errors_that_are_not_of_a_disk_stay_failures(error: Exception, tmp_path: Path) -> None:
+    assert explain_disk(error, tmp_path) == ""
+
+
+def test_libraries_tell_of_a_disk_in_words(tmp_path: Path) -> None:
+    words = "I/O error: No space left on device (os error 28)"
+    for error in (SafetensorError(words), pl.exceptions.ComputeError(words), OSError(words)):
+        assert "make room" in explain_disk(error, tmp_path)
+
+
+def test_an_error_of_an_input_is_not_laid_on_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "clif" / "clif_labs.parquet"
+    words = explain_disk(PermissionError(errno.EACCES, "Permission denied", str(path)), tmp_path / "out")
+    assert words == f"{path} cannot be used: Permission denied; see to it, then the same command goes on"
+
+
+def test_a_network_that_fails_while_a_table_is_read_is_no_damage_and_what_was_written_stays(
+    folder: Path, sound: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **named: object) -> object:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(scan.pq.ParquetFile, "iter_batches", fail)
+    with pytest.raises(DiskError, match="the network's file system failed"):
+        run(folder, sound, tmp_path / "out")
+    assert (tmp_path / "out" / "config.yaml").is_file()
+
+
+def test_a_log_that_cannot_be_written_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = _LogFile("/dev/full")
+    for number in range(3):
+        handler.handle(logging.LogRecord("clinrep", logging.INFO, "", 0, f"line {number}", None, None))
+    handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "/dev/full cannot be written ([Errno 28] No space left on device): what follows is not in it"
+    ]
 
 
 @pytest.fixture
@@ -189,3 +259,35 @@ def test_a_finished_run_that_changes_while_it_is_read_is_refused(tmp_path: Path)
         artifacts.write_table("splits", splits.with_columns(split=pl.lit("test")), source)
     assert json.loads((source / "DONE").read_text())["stage"] == "00_tokenize"
     assert not (tmp_path / "out").exists()
+
+
+def make_finished_run(directory: Path) -> Path:
+    artifacts.write_table(
+        "splits", pl.DataFrame({"patient_id": ["p"], "subject_id": ["s"], "split": ["train"]}), directory
+    )
+    (directory / "config.yaml").write_text("seed: 1\n")
+    artifacts.write_done(directory, "00_tokenize", {}, {})
+    return directory
+
+
+def test_an_older_file_moved_over_an_output_is_found(tmp_path: Path) -> None:
+    source = make_finished_run(tmp_path / "00")
+    other = tmp_path / "other.parquet"
+    pl.read_parquet(source / "splits.parquet").with_columns(split=pl.lit("test")).write_parquet(other)
+    os.utime(other, (1, 1))
+    artifacts.check_outputs(source)
+    other.replace(source / "splits.parquet")
+    with pytest.raises(artifacts.ArtifactError, match=r"splits\.parquet is not what 00_tokenize\.py wrote"):
+        artifacts.check_outputs(source)
+
+
+def test_edited_settings_of_a_finished_run_are_found(tmp_path: Path) -> None:
+    source = make_finished_run(tmp_path / "00")
+    (source / "config.yaml").write_text("seed: 2\n")
+    with pytest.raises(artifacts.ArtifactError, match=r"config\.yaml is not what 00_tokenize\.py wrote"):
+        artifacts.check_outputs(source)
+
+
+def test_a_whole_run_copied_without_its_times_is_taken(tmp_path: Path) -> None:
+    source = make_finished_run(tmp_path / "00")
+    artifacts.check_outputs(Path(shutil.copytree(source, tmp_path / "copy", copy_function=shutil.copyfile)))

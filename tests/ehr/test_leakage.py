@@ -368,11 +368,24 @@ def test_other_stays_of_the_same_patient_ids_are_certain_only_where_most_stays_o
     ]
 
 
-def test_day_level_dates_and_ids_that_agree_by_chance_are_not_the_same_stay(site: Path, clean: Path) -> None:
+@pytest.mark.parametrize(("is_date", "severity"), [(True, "doubtful"), (False, "certain")])
+def test_ids_and_bare_dates_that_agree_by_chance_are_not_the_same_stay(
+    site: Path, clean: Path, tmp_path: Path, is_date: bool, severity: str
+) -> None:
+    ours = Path(shutil.copytree(clean, tmp_path / "ours"))
     swap = {"train": "test", "test": "train", "val": "val"}
     change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
     change(site, "subjects", lambda rows: rows.with_columns(pl.col("age") + 30))  # other people of the same ids, dates
-    assert audit(clean, source_dir=site) == {("doubtful", "trained on at the source")}
+    for directory in (site, ours) if is_date else ():
+        change(directory, "subjects", lambda rows: rows.with_columns(pl.col("start", "end").dt.truncate("1d")))
+    found, _ = audit_site(ours, str(site))
+    assert {one.severity for one in found if one.check == "trained on at the source"} == {severity}
+
+
+def test_settings_that_lack_what_the_audit_needs_are_refused(site: Path) -> None:
+    change_settings(site, lambda settings: settings.pop("discharge_tokens"))
+    with pytest.raises(InputError, match=r"config\.yaml: discharge_tokens is missing"):
+        audit_site(site, None)
 
 
 def test_learning_anew_from_train_patients_gives_the_same_tokenizer(site: Path) -> None:

@@ -23,6 +23,7 @@ from clinrep.export.bundle import find_files, is_allowed
 from clinrep.export.edges import round_down
 from clinrep.export.private import find_private
 from clinrep.modality import resolve
+from tests.analysis.fake_runs import finish_again
 from tests.fake_weights import write_weights
 
 ROOT = Path(__file__).parents[2]
@@ -365,6 +366,7 @@ def test_bad_inputs_are_refused_and_leave_nothing(timelines, backbone, tmp_path)
     other_words = copy(backbone, tmp_path / "words")
     path = other_words / "backbone" / "vocabulary.parquet"
     pl.read_parquet(path).with_columns(token=pl.col("token") + "x").write_parquet(path)
+    finish_again(other_words)
     check_refused("vocabulary.parquet of the model", out, timelines, other_words)
 
     other_inputs = copy(backbone, tmp_path / "inputs")

@@ -35,7 +35,7 @@ class Tokenized:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The saved settings."""
-        return load_settings(self.path)
+        return load_settings(self.path, "static_tokens", "discharge_tokens", "sources", "window.is_end_closed")
 
     @cached_property
     def vocabulary(self) -> pl.DataFrame:

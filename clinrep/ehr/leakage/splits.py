@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 
 import polars as pl
@@ -48,11 +49,12 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
     That is test among the source's train or val, and val among its train.
 
     Of two hospitals, ids may agree by chance, and dates without times too: a stay is the same where both ids,
-    admission, discharge, sex and age agree. Where all but the ids agree, it may be the same under another id. That a
-    patient of the same id is the same one is certain only if most stays of the same id are the same stays.
+    admission and discharge agree, and where these are bare dates, sex and whole years of age. Where times, sex and age
+    agree but not the ids, it may be the same under another id. That a patient of the same id is the same one is certain
+    only if most stays of the same id are the same stays.
     """
     theirs, ours = _read_stays(source), _read_stays(site)
-    same = _match(ours, theirs, _ALL)
+    same = _match(ours, theirs, _SAME)
     rest = ours.filter(~pl.col("subject_id").is_in(same.implode()))
     alike = _match(rest, theirs, ["start", "end", "sex", "age"])
     people = _match(rest, theirs, ["patient_id"])
@@ -75,14 +77,17 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
     ]
 
 
-_ALL = ["subject_id", "patient_id", "start", "end", "sex", "age"]
+_COLUMNS = ["subject_id", "patient_id", "start", "end", "sex", "age"]
+_SAME = ["subject_id", "patient_id", "start", "end", "who"]
 MIN_SHARE = 0.5
 """Of the stays with the same id at both sites, how many must agree in all else, for ids to speak of the same people."""
 
 
 def _share_ids(ours: pl.DataFrame, theirs: pl.DataFrame) -> bool:
     """Return whether both sites use the same ids for the same people."""
-    num_alike, num_same = (ours.join(theirs, on=keys, how="semi", nulls_equal=True).height for keys in (_ALL[:1], _ALL))
+    num_alike, num_same = (
+        ours.join(theirs, on=keys, how="semi", nulls_equal=True).height for keys in (_SAME[:1], _SAME)
+    )
     return num_alike > 0 and num_same / num_alike >= MIN_SHARE
 
 
@@ -93,10 +98,16 @@ def _match(ours: pl.DataFrame, theirs: pl.DataFrame, keys: list[str]) -> pl.Seri
 
 
 def _read_stays(site: Tokenized) -> pl.DataFrame:
-    """Return the stays with a timeline: ids, admission, discharge, sex, age, and `use`, how their split is used."""
+    """Return the stays with a timeline: ids, admission, discharge, sex, age, `who` and `use`, how their split is used.
+
+    `who`: sex and years of age where admission and discharge are bare dates, else ''.
+    """
     use = pl.col("split").replace_strict({split: number for number, split in enumerate(SPLITS)}, return_dtype=pl.Int8)
     splits = site.splits.unique("subject_id").select("subject_id", use=use)
-    return site.subjects.select(_ALL).join(splits, on="subject_id")
+    is_dates = pl.all_horizontal(pl.col("start", "end").dt.time() == time(0))
+    person = pl.format("{} {}", pl.col("sex").fill_null(""), pl.col("age").floor())
+    who = pl.when(is_dates).then(person).otherwise(pl.lit(""))
+    return site.subjects.select(*_COLUMNS, who=who).join(splits, on="subject_id")
 
 
 def _read_subjects(site: Tokenized, split: str) -> pl.DataFrame:
