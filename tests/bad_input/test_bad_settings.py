@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -62,13 +63,17 @@ def test_no_setting_takes_what_is_no_number(stage: str, tmp_path: Path) -> None:
     for name in ("training.learning_rate", "training.weight_decay", "training.num_epochs"):
         with pytest.raises(InputError, match=name.rpartition(".")[2]):
             load_demo(stage, "--outcome=icu_admission" if stage == "02_finetune" else "--seed=1", f"--{name}=inf")
-    content = dict(base)
-    group, _, key = names[-1].rpartition(".")
-    (content.setdefault(group, {}) if group else content)[key] = float("nan")
     path = tmp_path / "x.yaml"
-    path.write_text(yaml.safe_dump(content))
-    with pytest.raises(InputError, match=key):
-        load_stage(stage, "", [f"--config={path}"])
+    for name in names:
+        content = copy.deepcopy(base)
+        *groups, key = name.split(".")
+        place = content
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[key] = float("nan")
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(InputError, match=key):
+            load_stage(stage, "", [f"--config={path}"])
 
 
 VALUES = st.one_of(
