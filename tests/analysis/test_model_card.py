@@ -12,7 +12,7 @@ import yaml
 from clinrep import artifacts
 from clinrep.analysis.model_card import PARTS
 from clinrep.modality import resolve
-from tests.analysis.fake_runs import FakeSite
+from tests.analysis.fake_runs import FakeSite, finish_again
 from tests.fake_weights import write_weights
 
 STAGE_00 = {
@@ -51,6 +51,7 @@ def site(tmp_path_factory):
     backbone = write_backbone(site.root / "01")
     saved = yaml.safe_load((site.timelines / "config.yaml").read_text())
     (site.timelines / "config.yaml").write_text(yaml.safe_dump(saved | STAGE_00))
+    finish_again(site.timelines)
     (site.representations / "config.yaml").write_text(yaml.safe_dump({"backbone_dir": str(backbone)}))
     inputs = artifacts.read_done(site.representations, "03_extract_reps")["inputs"]
     inputs["backbone_dir"] = artifacts.fingerprint(backbone)

@@ -154,7 +154,7 @@ def test_libraries_are_told_to_stay_offline():
     code = (
         "import clinrep.training.loop, huggingface_hub.constants as c, os\n"
         "assert c.HF_HUB_OFFLINE and c.HF_HUB_DISABLE_TELEMETRY, 'hub'\n"
-        "assert os.environ['WANDB_MODE'] == 'offline' and 'TRACKIO_SPACE_ID' not in os.environ\n"
+        "assert os.environ['WANDB_MODE'] == 'dryrun' and 'TRACKIO_SPACE_ID' not in os.environ\n"
         "from huggingface_hub import is_offline_mode\n"
         "assert is_offline_mode()\n"
     )
