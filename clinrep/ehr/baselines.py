@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from clinrep.analysis.stay_inputs import Features, StayInputs
 from clinrep.config import InputError, lookup
@@ -21,6 +22,7 @@ from clinrep.ehr.tokenizer import read_vocabulary
 from clinrep.sequences import Sequences
 
 UNCUT_TOKENS = 1_000_000  # longer than any sequence: a baseline sees all of the window
+CHUNK_STAYS = 20_000
 _FUSED_BIN = re.compile(r"(.+)_(Q\d+)")  # LAB_sodium_Q3
 
 
@@ -47,8 +49,20 @@ def read_stay_inputs(timelines_dirs: dict[str, str], names: list[str]) -> dict[s
 def _read_site(directory: Path, builders: dict[str, Callable[[Sequences, pl.DataFrame], Features]]) -> StayInputs:
     sequences = load_sequences(str(directory), UNCUT_TOKENS)
     vocabulary = read_vocabulary(directory)
-    features = {name: build(sequences, vocabulary) for name, build in builders.items()}
+    features = {name: _build_in_chunks(build, sequences, vocabulary) for name, build in builders.items()}
     return StayInputs(sequences.subjects["subject_id"], sequences.lengths, features)
+
+
+def _build_in_chunks(
+    build: Callable[[Sequences, pl.DataFrame], Features], sequences: Sequences, vocabulary: pl.DataFrame
+) -> Features:
+    """Return what `build` makes of all stays, some at a time: its arrays of all tokens would be ten times the tokens."""
+    starts = range(0, max(1, len(sequences)), CHUNK_STAYS)
+    parts = [
+        build(sequences.take(np.arange(start, min(start + CHUNK_STAYS, len(sequences)))), vocabulary)
+        for start in starts
+    ]
+    return replace(parts[0], values=_with_small_indices(vstack([part.values for part in parts], format="csr")))
 
 
 def count_events(sequences: Sequences, vocabulary: pl.DataFrame) -> Features:

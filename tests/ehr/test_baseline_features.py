@@ -13,6 +13,7 @@ import yaml
 
 from clinrep import artifacts
 from clinrep.config import InputError
+from clinrep.ehr import baselines
 from clinrep.ehr.baselines import count_events, find_last_values, read_stay_inputs
 from clinrep.sequences import Sequences
 from tests.ehr.fake_timelines import START, write_fake_tokenizer_run
@@ -146,3 +147,12 @@ load_modality("ehr").read_stay_inputs({{"here": {str(timelines)!r}}}, {NAMES!r})
 assert not {{"torch", "transformers", "sklearn"}} & sys.modules.keys(), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_stays_read_some_at_a_time_have_the_same_features(timelines, inputs, monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK_STAYS", 7)
+    found = read_stay_inputs({"here": str(timelines)}, NAMES)["here"]
+    for name in NAMES:
+        assert found.features[name].names == inputs.features[name].names
+        assert (found.features[name].values != inputs.features[name].values).nnz == 0
+        assert found.features[name].values.indices.dtype == np.int32
