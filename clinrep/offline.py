@@ -13,8 +13,8 @@ _WORDS = {
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    # report_to: its files lie in the run, `wandb sync` sends them when a person says so. An older word for offline that
-    # wandb takes alike: of the newer one transformers prints a line in every stage, with wandb or without.
+    # report_to: its files lie in the run, `wandb sync` sends them when a person says so. An older word of wandb for
+    # offline: of the newer one transformers prints a line in every stage, with wandb or without.
     "WANDB_MODE": "dryrun",
     "WANDB_DISABLE_CODE": "true",
     "WANDB_LOG_MODEL": "false",
