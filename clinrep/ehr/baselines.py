@@ -56,13 +56,14 @@ def _read_site(directory: Path, builders: dict[str, Callable[[Sequences, pl.Data
 def _build_in_chunks(
     build: Callable[[Sequences, pl.DataFrame], Features], sequences: Sequences, vocabulary: pl.DataFrame
 ) -> Features:
-    """Return what `build` makes of all stays, some at a time: its arrays of all tokens would be ten times the tokens."""
+    """Return what `build` makes of all stays, some at a time: its arrays of all would be ten times the tokens."""
     starts = range(0, max(1, len(sequences)), CHUNK_STAYS)
     parts = [
         build(sequences.take(np.arange(start, min(start + CHUNK_STAYS, len(sequences)))), vocabulary)
         for start in starts
     ]
-    return replace(parts[0], values=_with_small_indices(vstack([part.values for part in parts], format="csr")))
+    whole = vstack([part.values for part in parts], format="csr")
+    return replace(parts[0], values=_with_small_indices(whole))
 
 
 def count_events(sequences: Sequences, vocabulary: pl.DataFrame) -> Features:
