@@ -34,7 +34,7 @@ def hold(directory: Path) -> int:
 
 def let_go(descriptor: int, directory: Path) -> None:
     """Let other runs use the directory. The file goes first: whoever opened it meanwhile finds that and opens anew."""
-    if _is_open(descriptor, directory / LOCK_FILE):
+    if file_lock.is_held(descriptor) and _is_open(descriptor, directory / LOCK_FILE):
         (directory / LOCK_FILE).unlink(missing_ok=True)
     file_lock.unlock(descriptor)
 

@@ -23,7 +23,8 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ESTALE: "the network's file system failed: start again where it works",
 }
-LIBRARIES = {"polars", "pyarrow", "safetensors", "safetensors_rust"}
+OF_LIBRARIES = {"ComputeError", "SafetensorError"}  # of polars and safetensors; pyarrow raises OSError
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
 _WORDS = {os.strerror(number).lower(): number for number in REMEDIES}
 
 
@@ -44,18 +45,18 @@ def find_disk_error(error: BaseException) -> int | None:
     """
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return error.errno
-    if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in LIBRARIES:
+    if not isinstance(error, OSError) and type(error).__name__ not in OF_LIBRARIES:
         return None
-    text = str(error).lower()
+    text = _QUOTED.sub("", str(error)).lower()  # a value may be any words
     told = re.search(r"os error (\d+)|\[errno (\d+)\]", text)
     number = int(told[1] or told[2]) if told else next((n for words, n in _WORDS.items() if words in text), None)
     return number if number in REMEDIES else None
 
 
-def pass_disk_error(error: BaseException) -> None:
-    """Raise an error that a disk gave while a file was read: the file is not to blame, and `explain_disk` has words."""
+def pass_disk_error(error: BaseException, path: Path) -> None:
+    """Raise a DiskError where a disk failed while `path` was read: then the file is not to blame."""
     if find_disk_error(error) is not None:
-        raise error
+        raise DiskError(_explain(error, f"{path} cannot be read")) from error
 
 
 def explain_disk(error: BaseException, directory: Path) -> str:
@@ -64,9 +65,17 @@ def explain_disk(error: BaseException, directory: Path) -> str:
     if number is None:
         return ""
     name = getattr(error, "filename", None)
-    if name and not Path(str(name)).absolute().is_relative_to(directory.absolute()):
-        return f"{name} cannot be used: {os.strerror(number)}; see to it, then the same command goes on"
+    if isinstance(name, str | Path) and not Path(name).absolute().is_relative_to(directory.absolute()):
+        return _explain(error, f"{name} cannot be used")
     return (
         f"--output_dir {directory} cannot be written: {os.strerror(number)}; {REMEDIES[number]}; then the same command "
         "goes on"
     )
+
+
+def _explain(error: BaseException, what: str) -> str:
+    """Return what to say of a disk's error where another --output_dir would not help."""
+    number = find_disk_error(error) or 0
+    remedy = REMEDIES[number].partition(", or give")[0]
+    remedy = "see to it that it can be" if remedy.startswith("give") else remedy
+    return f"{what}: {os.strerror(number)}; {remedy}; then the same command goes on"

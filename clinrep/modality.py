@@ -32,7 +32,7 @@ class Modality:
     iterate_parts: Callable[..., Any]
     report_site: Callable[..., Any]
     audit_timelines: Callable[..., Any]
-    # stage 01, which ends with audit_outputs too
+    # stage 01, which begins and ends with audit_outputs
     load_blocks: Callable[..., Any]
     build_language_model: Callable[..., Any]
     # stages 02 and 03

@@ -159,6 +159,26 @@ def test_sigusr1_stops_two_ranks_at_one_step_and_the_same_command_continues(work
 
 
 @pytest.mark.slow
+def test_a_patient_in_two_splits_ends_with_1_before_training(workshop: Path) -> None:
+    broken = workshop / "leaky"
+    shutil.copytree(workshop / "00", broken)
+    splits = pl.read_parquet(broken / "splits.parquet")
+    others = splits.filter(pl.col("split") != "train")["subject_id"][0]
+    patient = splits.filter(split="train")["patient_id"][0]
+    is_one = pl.col("subject_id") == others
+    splits.with_columns(patient_id=pl.when(is_one).then(pl.lit(patient)).otherwise("patient_id")).write_parquet(
+        broken / "splits.parquet"
+    )
+    finish_again(broken)
+    job = start(workshop, "leaky_run", None, "--timelines_dir", str(broken))
+    assert job.wait() == 1
+    log = job.log_path.read_text()
+    assert "patient in two splits" in log
+    assert "Traceback" not in log
+    assert not (workshop / "leaky_run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
 def test_an_empty_split_ends_with_2_and_leaves_nothing(workshop: Path) -> None:
     broken = workshop / "broken"
     shutil.copytree(workshop / "00", broken)

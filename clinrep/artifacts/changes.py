@@ -24,7 +24,7 @@ def check_outputs(path: Path) -> None:
 
     The fingerprint of a run is made of what DONE says, so it would vouch for numbers of something else. Looked into
     are config.yaml, whose settings later stages follow, and files that were written, copied or moved there after
-    DONE, which is written last; what was changed before the whole run was copied, `verify` alone finds.
+    DONE, which is written last. Of a run that was copied whole `verify` alone finds every change.
 
     Raises:
         ArtifactError: names the first such file, what is wrong with it if that can be told, and how many there are.

@@ -101,7 +101,7 @@ def read_content(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         is_whole = isinstance(content["stage"], str) and all(
-            isinstance(content.get(part, {}), dict) for part in ("rows", "inputs", "outputs")
+            isinstance(content.get(part, {}), dict) for part in ("rows", "inputs", "outputs", "files")
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({say(error)}); run that stage again in a new directory") from error

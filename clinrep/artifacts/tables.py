@@ -117,7 +117,7 @@ def _read_part(name: str, path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, glob=False)  # a folder may be named run[1]
     except (pl.exceptions.PolarsError, OSError, pyarrow.ArrowException) as error:
-        pass_disk_error(error)
+        pass_disk_error(error, path)
         stage = TABLES[name].stage
         raise ArtifactError(f"{path} is not a readable Parquet file ({say(error)}); run {stage}.py again") from error
     problem = _find_problem(name, frame, path)

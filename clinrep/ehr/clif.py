@@ -114,7 +114,7 @@ class ClifTables:
                 f"{path}: a column has values of the wrong type ({say(error)}); export it again"
             ) from error
         except (pl.exceptions.PolarsError, OSError) as error:
-            pass_disk_error(error)
+            pass_disk_error(error, path)
             raise InputError(f"{path} is damaged ({say(error)}); export it again") from error
 
     def count_rows(self, table: str) -> int:
@@ -137,7 +137,7 @@ class ClifTables:
             try:
                 self._schemas[table] = dict(self._scan_file(table).collect_schema())
             except (pl.exceptions.PolarsError, OSError) as error:
-                pass_disk_error(error)
+                pass_disk_error(error, path)
                 raise InputError(f"{path} is not a readable Parquet file ({say(error)}); export it again") from error
         return self._schemas[table]
 

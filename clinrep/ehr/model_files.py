@@ -47,7 +47,7 @@ def load_weights(
             output_loading_info=True,
         )
     except _UNREADABLE as error:
-        pass_disk_error(error)
+        pass_disk_error(error, directory)
         raise ArtifactError(
             f"the model in {directory} cannot be read ({say(error)}); copy or train it again"
         ) from error

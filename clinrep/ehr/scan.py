@@ -70,7 +70,7 @@ class TableScan:
         except UnicodeDecodeError as error:
             raise InputError(f"{self.path} holds text that is not UTF-8 ({error.reason}); export it again") from error
         except (pa.ArrowException, OSError, KeyError) as error:
-            pass_disk_error(error)
+            pass_disk_error(error, self.path)
             raise InputError(f"{self.path} is damaged ({say(error)}); export it again") from error
 
     def _read(self, record: pa.RecordBatch) -> Batch:

@@ -50,11 +50,12 @@ def find_changed_input(config: StageConfig, inputs: dict[str, str], began: Stamp
     for key, stamps in began.items():
         now = artifacts.stamp_files(paths[key])
         new = now.keys() - stamps.keys()
-        tables = {name for name in new if name.endswith(".parquet")}  # a reader may have taken it for one of a hospital
-        if new - tables:
-            words = "--%s %s: %s came while this ran; what is written here need not hold it"
-            logger.warning(words, key, paths[key], ", ".join(sorted(new - tables)[:3]))
-        changed = [name for name, stamp in now.items() if stamps.get(name) != stamp and name not in new - tables]
+        # of what comes new a reader may have taken a table of a hospital, or a run of a folder of runs that ended
+        harmless = {name for name in new if not name.endswith((".parquet", "DONE"))}
+        if harmless:
+            words = "--%s %s: %s came while this ran, and is nothing that is read"
+            logger.warning(words, key, paths[key], ", ".join(sorted(harmless)[:3]))
+        changed = [name for name, stamp in now.items() if stamps.get(name) != stamp and name not in harmless]
         gone = [name for name in stamps if not (paths[key] / name).is_file()] if paths[key].is_dir() else []
         if not changed and not gone and paths[key].exists():
             continue

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from clinrep import artifacts, distributed
 from clinrep.config import InputError, StageConfig
-from clinrep.error_text import describe_failure
+from clinrep.error_text import describe_error, describe_failure
 from clinrep.failures import DiskError, explain_disk
 from clinrep.file_access import limit_access
 from clinrep.run.directory import Preparation, prepare, release, undo
@@ -148,8 +148,8 @@ def _open(stage: str, config: Any) -> Iterator[Run]:
         logger.info("%s: %s", stage, directory)
         yield run
         _finish(run, found)
-    except InputError:
-        if run.is_main:
+    except InputError as error:
+        if run.is_main and not isinstance(error, DiskError):  # what was computed before a disk failed stays
             undo(directory, found)
         distributed.end_process_group(is_failing=True)
         raise
@@ -226,21 +226,17 @@ def _log_to_screen(level: str) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that a full disk silences with one line; Python's own prints a traceback for every message."""
+    """A log that says in one line, once, that its disk fails; Python's own prints a traceback for every message."""
 
-    is_silent = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, until that fails."""
-        if not self.is_silent:
-            super().emit(record)
+    has_told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Say so on the screen, once."""
-        self.is_silent = True
-        print(
-            f"{self.baseFilename} cannot be written ({sys.exc_info()[1]}): what follows is not in it", file=sys.stderr
-        )
+        """Say on the screen what went wrong."""
+        error = sys.exc_info()[1]
+        if error is None or (isinstance(error, OSError) and self.has_told):
+            return
+        self.has_told |= isinstance(error, OSError)
+        print(f"{self.baseFilename}: a message cannot be written ({describe_error(error)})", file=sys.stderr)
 
     def close(self) -> None:
         """Close the file, whether what was left of it can be written or not."""

@@ -36,9 +36,9 @@ Rules that need saying:
 - Values that are NaN or infinite are events without a value; they move no quantile (but in the manuscript's settings).
 - The output of a stage that was written, copied or moved there after its `DONE` and has another digest than `DONE`
   tells is refused, and so is a changed `config.yaml`: they are another run. `python -m clinrep.run verify DIR` looks
-  into all files, whatever their age.
-- An input that changes while it is read is refused at the end, before `DONE` is written. What comes new beside it (a
-  run of another job of an array) is warned of, but a new Parquet file in a folder of tables is a change.
+  into all files, whatever their age, as a copy of a whole run needs.
+- An input that changes while it is read is refused at the end, before `DONE` is written; so is a new table, or a run
+  that ended meanwhile, in a folder that is read.
 - 1970-01-01, as a number of zero becomes, is not known from a time that was meant.
 """
 

@@ -56,7 +56,12 @@ def change_value(folder: Path) -> None:
     pl.read_parquet(path).with_columns(pl.col("vital_value") + 1).write_parquet(path)
 
 
-@pytest.mark.parametrize("change", [change_value, add_file, remove_file])
+def end_run(folder: Path) -> None:
+    artifacts.write_text(folder / "run" / "metrics.jsonl", "")
+    artifacts.write_done(folder / "run", "02_finetune", {}, {})
+
+
+@pytest.mark.parametrize("change", [change_value, add_file, remove_file, end_run])
 def test_a_folder_that_changes_while_it_is_read_is_refused(
     change: Callable[[Path], None],
     folder: Path,
@@ -77,9 +82,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "run/DONE"])
-def test_what_comes_new_beside_the_tables_is_warned_of(
-    name: str,
+def test_what_nobody_reads_may_come_beside_the_tables(
     folder: Path,
     sound: tuple[Path, Path],
     tmp_path: Path,
@@ -89,15 +92,14 @@ def test_what_comes_new_beside_the_tables_is_warned_of(
     read = events.read_events
 
     def read_and_add(*args: object) -> object:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("{}")
+        (folder / "README.md").touch()
         return read(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tokenize.event_rows, "read_events", read_and_add)
     with caplog.at_level("WARNING", "clinrep"):
         run(folder, sound, tmp_path / "out")
     assert (tmp_path / "out" / "DONE").is_file()
-    assert f"{name} came while this ran" in caplog.text
+    assert "README.md came while this ran" in caplog.text
 
 
 def test_a_file_written_again_with_the_same_content_is_no_change(
@@ -158,6 +160,8 @@ def test_a_disk_that_fails_is_refused_in_words_and_what_was_written_stays(
         RuntimeError("unable to write to file </torch_1>: No space left on device (28)"),  # shared memory
         RuntimeError("NCCL: Call to bind failed : Permission denied"),
         ValueError("category 'permission denied'"),
+        pl.exceptions.InvalidOperationError("conversion failed for value 'Permission denied'"),
+        pl.exceptions.ComputeError("could not parse `os error 5`"),
         ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
     ],
 )
@@ -174,7 +178,10 @@ def test_libraries_tell_of_a_disk_in_words(tmp_path: Path) -> None:
 def test_an_error_of_an_input_is_not_laid_on_the_output(tmp_path: Path) -> None:
     path = tmp_path / "clif" / "clif_labs.parquet"
     words = explain_disk(PermissionError(errno.EACCES, "Permission denied", str(path)), tmp_path / "out")
-    assert words == f"{path} cannot be used: Permission denied; see to it, then the same command goes on"
+    assert words == f"{path} cannot be used: Permission denied; allow it; then the same command goes on"
+    full = explain_disk(OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), tmp_path / "out")
+    assert full == "/tmp/x cannot be used: No space left on device; make room there; then the same command goes on"
+    assert "--output_dir" in explain_disk(OSError(errno.EIO, "Input/output error", 3), tmp_path / "out")
 
 
 def test_a_network_that_fails_while_a_table_is_read_is_no_damage_and_what_was_written_stays(
@@ -184,7 +191,7 @@ def test_a_network_that_fails_while_a_table_is_read_is_no_damage_and_what_was_wr
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(scan.pq.ParquetFile, "iter_batches", fail)
-    with pytest.raises(DiskError, match="the network's file system failed"):
+    with pytest.raises(DiskError, match=r"clif_\w+\.parquet cannot be read: .*the network's file system failed"):
         run(folder, sound, tmp_path / "out")
     assert (tmp_path / "out" / "config.yaml").is_file()
 
@@ -195,8 +202,17 @@ def test_a_log_that_cannot_be_written_ends_in_one_line(capsys: pytest.CaptureFix
         handler.handle(logging.LogRecord("clinrep", logging.INFO, "", 0, f"line {number}", None, None))
     handler.close()
     assert capsys.readouterr().err.splitlines() == [
-        "/dev/full cannot be written ([Errno 28] No space left on device): what follows is not in it"
+        "/dev/full: a message cannot be written ([Errno 28] No space left on device)"
     ]
+
+
+def test_a_wrong_message_silences_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = _LogFile(tmp_path / "run.log")
+    for words in ("%d items", "%s items"):
+        handler.handle(logging.LogRecord("clinrep", logging.INFO, "", 0, words, ("three",), None))
+    handler.close()
+    assert (tmp_path / "run.log").read_text() == "three items\n"
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.fixture

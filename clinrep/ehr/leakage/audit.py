@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from clinrep import artifacts
+from clinrep import artifacts, distributed
+from clinrep.config import InputError
 from clinrep.ehr.leakage import findings as found
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import Finding
@@ -17,7 +18,7 @@ from clinrep.ehr.leakage.single_tokens import describe_tokens, find_telling_toke
 from clinrep.ehr.leakage.splits import SOURCE_CHECK, check_source, check_splits, find_source
 from clinrep.ehr.leakage.statistics import check_statistics
 from clinrep.ehr.leakage.timing import check_index_times, check_sources, check_times
-from clinrep.run import Run
+from clinrep.run import Run, RunError
 
 TOKENS_FILE = "leakage_tokens.csv"
 FINDINGS_FILE = "leakage.csv"
@@ -66,15 +67,28 @@ def audit_timelines(run: Run, config: Any) -> None:
 
 
 def audit_outputs(run: Run, config: Any) -> None:
-    """End stages 01, 02 and 03: a RunError where patients are in two splits, or a table has others than stage 00 gave.
+    """Look at stages 01 (at its start too), 02 and 03, on every rank; nothing where the run was stopped.
 
-    Labels too. Whom a model that the run began from had learned of was looked for at the start (compatibility.py).
+    Whom a model that the run began from had learned of is looked for at the start (compatibility.py).
 
-    Every rank may call it; rank 0 looks, unless the run was stopped before its tables were written.
+    Raises:
+        RunError: patients are in two splits, or a table has other splits or labels than stage 00 gave.
+        InputError: a table of stage 00 is missing or damaged.
     """
-    if run.is_stopped or not run.is_main:
+    if run.is_stopped:
         return
-    site = Tokenized(Path(config.timelines_dir))
+    refusal: tuple[type[Exception], str] | None = None
+    if run.is_main:
+        try:
+            _audit_outputs(run, Tokenized(Path(config.timelines_dir)))
+        except (InputError, RunError) as error:
+            refusal = (type(error), str(error))
+    if found_by_main := distributed.share_from_main((refusal,))[0]:  # else the other ranks would wait for this one
+        kind, words = found_by_main
+        raise kind(words)
+
+
+def _audit_outputs(run: Run, site: Tokenized) -> None:
     findings = [*check_splits(site), *check_outputs(run.directory, site)]
     artifacts.write_text(run.directory / FINDINGS_FILE, found.make_table(findings).write_csv())
     found.tell(findings)

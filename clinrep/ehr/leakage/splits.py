@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import time
 from pathlib import Path
 
 import polars as pl
@@ -48,10 +47,9 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
 
     That is test among the source's train or val, and val among its train.
 
-    Of two hospitals, ids may agree by chance, and dates without times too: a stay is the same where both ids,
-    admission and discharge agree, and where these are bare dates, sex and whole years of age. Where times, sex and age
-    agree but not the ids, it may be the same under another id. That a patient of the same id is the same one is certain
-    only if most stays of the same id are the same stays.
+    Of two hospitals, ids may agree by chance, and with coarse dates whole stays: that stays with the same ids,
+    admission and discharge are the same, and patients of the same id the same people, is certain only if most stays
+    with the same id are. Where times, sex and age agree but not the ids, they may be the same under others.
     """
     theirs, ours = _read_stays(source), _read_stays(site)
     same = _match(ours, theirs, _SAME)
@@ -59,10 +57,11 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
     alike = _match(rest, theirs, ["start", "end", "sex", "age"])
     people = _match(rest, theirs, ["patient_id"])
     learned = f"in train or val of {source.path}, which the model learned from or was chosen by"
+    is_shared = _share_ids(ours, theirs)
     rules = (
-        (same, True, f"are {learned}"),
+        (same, is_shared, f"have ids, start and end of some {learned}"),
         (alike, False, f"equal one in start, end, sex and age {learned}"),
-        (people, _share_ids(ours, theirs), f"have the patient_id of others {learned}"),
+        (people, is_shared, f"have the patient_id of others {learned}"),
     )
     return [
         Finding(
@@ -77,8 +76,7 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
     ]
 
 
-_COLUMNS = ["subject_id", "patient_id", "start", "end", "sex", "age"]
-_SAME = ["subject_id", "patient_id", "start", "end", "who"]
+_SAME = ["subject_id", "patient_id", "start", "end"]
 MIN_SHARE = 0.5
 """Of the stays with the same id at both sites, how many must agree in all else, for ids to speak of the same people."""
 
@@ -98,16 +96,10 @@ def _match(ours: pl.DataFrame, theirs: pl.DataFrame, keys: list[str]) -> pl.Seri
 
 
 def _read_stays(site: Tokenized) -> pl.DataFrame:
-    """Return the stays with a timeline: ids, admission, discharge, sex, age, `who` and `use`, how their split is used.
-
-    `who`: sex and years of age where admission and discharge are bare dates, else ''.
-    """
+    """Return the stays with a timeline: ids, admission, discharge, sex, age, and `use`, how their split is used."""
     use = pl.col("split").replace_strict({split: number for number, split in enumerate(SPLITS)}, return_dtype=pl.Int8)
     splits = site.splits.unique("subject_id").select("subject_id", use=use)
-    is_dates = pl.all_horizontal(pl.col("start", "end").dt.time() == time(0))
-    person = pl.format("{} {}", pl.col("sex").fill_null(""), pl.col("age").floor())
-    who = pl.when(is_dates).then(person).otherwise(pl.lit(""))
-    return site.subjects.select(*_COLUMNS, who=who).join(splits, on="subject_id")
+    return site.subjects.select(*_SAME, "sex", "age").join(splits, on="subject_id")
 
 
 def _read_subjects(site: Tokenized, split: str) -> pl.DataFrame:
