@@ -436,3 +436,20 @@ def test_a_model_trained_on_the_test_stays_is_refused_at_the_start(site: Path, c
     for name in ("first", "second"):
         with pytest.raises(InputError, match=r"which the model learned from.*--splits_path"):
             check_model_fits(tmp_path / name / "backbone", clean)
+
+
+def test_the_command_is_not_done_where_a_run_that_it_looked_at_is_another_now(clean: Path, tmp_path: Path) -> None:
+    run = tmp_path / "02"
+    artifacts.write_text(run / "metrics.jsonl", "")
+    artifacts.write_done(run, "02_finetune", {}, {})
+    words = ["--timelines_dir", str(clean), "--results_dir.one", str(run), "--output_dir", str(tmp_path / "a")]
+    command.main(words)
+    with pytest.raises(SystemExit):
+        command.main(words)  # done
+    site = Tokenized(clean)
+    rows = site.outcomes.filter(outcome="in_hospital_death").drop_nulls("label").join(site.splits, on="subject_id")
+    rows = rows.select("subject_id", "split", "outcome", ~pl.col("label"), probability=pl.lit(0.5, pl.Float32))
+    artifacts.write_table("predictions", rows, run)
+    artifacts.write_done(run, "02_finetune", {}, {})
+    with pytest.raises(InputError, match=r"the content of results_dir\.one has changed"):
+        command.main(words)

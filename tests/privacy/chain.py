@@ -98,7 +98,7 @@ def list_commands(root: Path) -> list[list[str]]:
         ],
         [
             "leakage", f"--timelines_dir={timelines}", f"--output_dir={first / 'leakage'}", "--log_level=DEBUG",
-            f"--run_dirs.reps={first / '03_extract_reps'}", f"--source_timelines_dir={second / '00_tokenize'}",
+            f"--results_dir.reps={first / '03_extract_reps'}", f"--source_timelines_dir={second / '00_tokenize'}",
         ],
     ]  # fmt: skip
 

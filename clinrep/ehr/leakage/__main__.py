@@ -2,7 +2,7 @@
 
 Reads   --timelines_dir          finished directory of 00_tokenize.py
         --source_timelines_dir   that of the site the model learned from (optional)
-        --run_dirs.NAME          finished directory of 02_finetune.py or 03_extract_reps.py on it (optional, several)
+        --results_dir.NAME       finished directory of 02_finetune.py or 03_extract_reps.py on it (optional, several)
 Writes  --output_dir             leakage.csv, leakage_tokens.csv
 Run     python -m clinrep.ehr.leakage --timelines_dir runs/demo/00_tokenize --output_dir runs/demo/leakage
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
             )
         source_dir = config.source_timelines_dir or site.settings.get("tokenizer_dir")
         findings, tokens = audit_site(directory, source_dir)
-        for path in config.run_dirs.values():
+        for path in config.results_dir.values():
             artifacts.read_done(Path(path), "02_finetune", "03_extract_reps")
             findings += check_outputs(Path(path), site)
         if config.learn_anew:

@@ -15,7 +15,7 @@ class LeakageConfig(StageConfig):
     """Finished directory of 00_tokenize.py to audit."""
     source_timelines_dir: str | None = None
     """Finished directory of 00_tokenize.py whose train stays the model learned from, where that is another one."""
-    run_dirs: dict[str, str] = field(default_factory=dict)
+    results_dir: dict[str, str] = field(default_factory=dict)
     """Name of your choice -> finished directory of 02_finetune.py or 03_extract_reps.py on it, to check."""
     learn_anew: bool = False
     """Whether to learn the tokenizer anew from the rows of train patients alone and compare; as long as stage 00."""
