@@ -59,7 +59,7 @@ def check_source(site: Tokenized, source: Tokenized) -> list[Finding]:
     learned = f"in train or val of {source.path}, which the model learned from or was chosen by"
     is_shared = _share_ids(ours, theirs)
     rules = (
-        (same, is_shared, f"have ids, start and end of some {learned}"),
+        (same, is_shared, f"{'are' if is_shared else 'have the ids, start and end of some'} {learned}"),
         (alike, False, f"equal one in start, end, sex and age {learned}"),
         (people, is_shared, f"have the patient_id of others {learned}"),
     )
