@@ -311,7 +311,7 @@ def test_a_frozen_tokenizer_that_is_not_the_sources_is_found(clif_dir: Path, sit
 
 
 def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_training_site(
-    clean: Path, site: Path, tmp_path: Path
+    clean: Path, site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_x", 14, 11)
     few = Finding("doubtful", "telling token", "as 00 says", "imv_event", "RESP_y", 13, 10)  # 13 stays of 10 patients
@@ -330,6 +330,7 @@ def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_traini
     assert audit_sites(run, config)["check"].to_list() == ["not audited"]
     (site / "leakage.csv").write_text("severity,check\ndoubtful,window\n")  # of an older version
     assert audit_sites(run, config)["check"].to_list() == ["not audited"]
+    assert "not as stage 00 writes it today; audit it by python -m clinrep.ehr.leakage" in caplog.text
 
 
 def test_a_finding_that_both_stages_make_is_told_once(site: Path, clean: Path, tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def _read_findings(directory: Path) -> pl.DataFrame:
         what = f"{directory} holds no {FINDINGS_FILE}; {HOW}"
     except pl.exceptions.PolarsError:
         what = f"{path} is not as stage 00 writes it today; {HOW}"
-    return found.make_table([Finding("doubtful", "not audited", what)])
+    missing = [Finding("doubtful", "not audited", what)]
+    found.tell(missing)
+    return found.make_table(missing)
 
 
 def write_audit(directory: Path, findings: list[Finding], tokens: pl.DataFrame) -> None:
