@@ -40,8 +40,8 @@ def build_leakage_section(study: Study) -> Section:
     }
     words, num_keys = to_words(numbers, headings)
     caption = (
-        "Findings that a person has to judge; leakage.csv in the directories of stage 00 and the log here spell "
-        f"them out. {HIDDEN}: of fewer than {study.config.min_cell_count} patients, or of patients nobody counted."
+        "Findings that a person has to judge; leakage.csv in the directories of stage 00, and run.log here, spell them "
+        f"out. {HIDDEN}: stays of fewer than {study.config.min_cell_count} patients, or of patients not counted."
     )
     table = PrintedTable("leakage", "What the leakage audit found", caption, numbers, words, num_keys)
     return Section("leakage", title, LOOKED_FOR, [table], inputs=("timelines_dir",))
