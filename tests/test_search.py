@@ -333,9 +333,14 @@ def test_two_workers_share_the_trials_and_a_third_call_takes_the_result(tmp_path
     barrier = [os.pipe(), os.pipe()]
 
     def work(worker: int) -> None:
-        os.write(barrier[worker][1], b"1")
-        os.read(barrier[1 - worker][0], 1)
-        go(make(tmp_path, num_trials=8, worker=worker))
+        waited = []
+
+        def meet(config: Example) -> None:  # each has a trial before either goes on, however slow the other starts
+            if not waited:
+                waited.append(os.write(barrier[worker][1], b"1"))
+                os.read(barrier[1 - worker][0], 1)
+
+        go(make(tmp_path, num_trials=8, worker=worker), Trainer(fails=meet))
 
     first = os.fork()
     if first == 0:
