@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from clinrep.slurm.jobs import StageJob
+from tests.analysis.fake_runs import finish_again
 from tests.jobs import write_workshop
 from tests.slurm.cluster import copy_checkout, edit_site, wait_for_step
 
@@ -51,6 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_workshop(checkout / "runs/site", settings, num_subjects=20)
     (checkout / "runs/site/00").rename(checkout / "runs/site/00_tokenize")
     (checkout / "runs/site/00_tokenize/config.yaml").write_text(yaml.safe_dump({"outcomes": ["icu_admission"]}))
+    finish_again(checkout / "runs/site/00_tokenize")
     text = (checkout / "runs/site/config.yaml").read_text()
     (checkout / "site_configs/01_pretrain.yaml").write_text(re.sub("timelines_dir:.*", "", text))
     return checkout
