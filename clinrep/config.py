@@ -56,6 +56,11 @@ class StageConfig:
         return Path(self.output_dir)
 
     @property
+    def reads_changed_runs(self) -> bool:
+        """Whether it may read finished runs that are no longer what their stage wrote."""
+        return False
+
+    @property
     def shared_folders(self) -> frozenset[str]:
         """Folders of `output_dir` that other processes may have made before this run begins there."""
         return frozenset()

@@ -27,7 +27,7 @@ def fingerprint_inputs(config: StageConfig) -> dict[str, str]:
         if not path.exists():
             raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
         inputs[key] = artifacts.fingerprint(path)
-        if not getattr(config, "reads_changed_runs", False):
+        if not config.reads_changed_runs:
             artifacts.check_outputs(path)
     return inputs
 

@@ -81,11 +81,11 @@ def token_id(site: Path, token: str) -> int:
     return int(pl.read_parquet(site / "vocabulary.parquet").filter(pl.col("token") == token)["token_id"][0])
 
 
-def insert_token(rows: pl.DataFrame, token: int, chosen: pl.Series) -> pl.DataFrame:
-    """Return timelines with `token` after the first one, at its time, in the chosen stays."""
+def insert_token(rows: pl.DataFrame, token: int, chosen: pl.Series, num_before: int = 1) -> pl.DataFrame:
+    """Return timelines with `token` after so many others, at the time of the first, in the chosen stays."""
 
     def put(column: str, value: pl.Expr) -> pl.Expr:
-        longer = pl.concat_list(pl.col(column).list.head(1), value, pl.col(column).list.slice(1))
+        longer = pl.concat_list(pl.col(column).list.head(num_before), value, pl.col(column).list.slice(num_before))
         return (
             pl.when(pl.col("subject_id").is_in(chosen.implode())).then(longer).otherwise(pl.col(column)).alias(column)
         )
@@ -185,20 +185,11 @@ def test_a_word_of_the_discharge_among_the_events_is_doubtful_where_a_source_can
     one = labelled.filter(labelled.is_in(test.implode())).head(1)
     words = pl.read_parquet(site / "vocabulary.parquet").filter(kind="discharge")["token"]
     hospice = next(word for word in words if "hospice" in word.lower())
-    change(site, "timelines", lambda rows: insert_after_static(rows, site, token_id(site, hospice), one), "test")
+    num_static = len(Tokenized(site).settings["static_tokens"])
+    change(site, "timelines", lambda rows: insert_token(rows, token_id(site, hospice), one, num_static), "test")
     assert ("certain", "of the discharge") in audit(site)
     make_bare(site)
     assert audit(site) == {("doubtful", "of the discharge")}
-
-
-def insert_after_static(rows: pl.DataFrame, site: Path, token: int, chosen: pl.Series) -> pl.DataFrame:
-    num = len(Tokenized(site).settings["static_tokens"])
-
-    def put(column: str, value: pl.Expr) -> pl.Expr:
-        longer = pl.concat_list(pl.col(column).list.head(num), value, pl.col(column).list.slice(num))
-        return pl.when(pl.col("subject_id").is_in(chosen.implode())).then(longer).otherwise(column).alias(column)
-
-    return rows.with_columns(put("token_ids", pl.lit(token, pl.UInt32)), put("times", pl.col("times").list.first()))
 
 
 def test_an_input_longer_than_the_window_is_found(site: Path) -> None:

@@ -61,7 +61,8 @@ def count_inputs(site: Tokenized) -> InputCounts:
         np.zeros((*shape, 2), dtype=np.int32),
         *(np.zeros(shape, dtype=np.int64) for _ in range(5)),
     )
-    words = InputWords(find_end_tokens(site), find_event_words(site), _find_event_tokens(site, outcomes))
+    is_event_word = find_event_words(site)
+    words = InputWords(find_end_tokens(site), is_event_word, _find_event_tokens(site, outcomes, is_event_word))
     for _, path in site.find_timelines():
         part = read_table_file("timelines", path).join(stays, on="subject_id", how="inner")
         _count_part(counts, part, site, words)
@@ -110,7 +111,7 @@ def _make_pattern(template: str) -> str:
     return ".*".join(re.escape(part) for part in re.split(r"\{\w*\}", template))
 
 
-def _find_event_tokens(site: Tokenized, outcomes: list[str]) -> np.ndarray:
+def _find_event_tokens(site: Tokenized, outcomes: list[str], is_event_word: np.ndarray) -> np.ndarray:
     """Return which tokens mean the event of each outcome, bool (K, V); none where no token tells.
 
     A word of the discharge that a source can write too (hospice, of the bare words of the manuscript) tells nothing:
@@ -124,7 +125,7 @@ def _find_event_tokens(site: Tokenized, outcomes: list[str]) -> np.ndarray:
             except InputError:  # the vocabulary has no such token: then none can be in an input
                 continue
         if outcome in DISCHARGE_WORDS:
-            found[k] &= ~find_event_words(site)
+            found[k] &= ~is_event_word
     return found
 
 
