@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
+
+from clinrep.config import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +107,26 @@ def share_from_main(value: ValueT | None) -> ValueT:
 
         dist.broadcast_object_list(box, src=0, device=choose_device())
     return cast("ValueT", box[0])
+
+
+def run_on_main(action: Callable[[], ValueT], *kinds: type[Exception]) -> ValueT:
+    """Return on every rank what `action` returns on rank 0, or raise its InputError, or one of `kinds`, on every rank.
+
+    If rank 0 alone raised, the others would wait for it.
+    """
+    caught: tuple[type[Exception], ...] = (InputError, *kinds)
+    value: ValueT | None = None
+    fault: tuple[type[Exception], str] | None = None
+    if get_rank() == 0:
+        try:
+            value = action()
+        except caught as error:
+            fault = (type(error), str(error))
+    value, fault = share_from_main((value, fault))
+    if fault is not None:
+        kind, words = fault
+        raise kind(words)
+    return cast("ValueT", value)
 
 
 def wait_for_all() -> None:

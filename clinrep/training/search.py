@@ -85,11 +85,11 @@ def search(
     for corner in list_corners(config, space):  # at the start, not in the trial that draws it
         check(corner)
     trials = Trials(Path(config.output_dir), config.search, config.seed, metric, greater_is_better, outputs)
-    _on_main(run, lambda: trials.open(space, _list_settings(config, run)))
-    _on_main(run, trials.tidy)
+    distributed.run_on_main(lambda: trials.open(space, _list_settings(config, run)))
+    distributed.run_on_main(trials.tidy)
     trainer = _Searcher(config, run, stop, train_trial, save, trials, metric)
     while not stop.agree():
-        offer = _on_main(run, trials.take)
+        offer = distributed.run_on_main(trials.take)
         if offer is None:
             break
         try:
@@ -100,7 +100,7 @@ def search(
         if not run.is_stopped:
             run.stop(0, stop.name)
     elif config.search.worker is None:
-        run.rows |= _on_main(run, lambda: _take_result(run, trials, metric))
+        run.rows |= distributed.run_on_main(lambda: _take_result(run, trials, metric))
     else:
         logger.info("no trial is left to begin; the same command without --search.worker takes the result")
 
@@ -150,7 +150,7 @@ class _Searcher:
 
     def _train(self, offer: Offer, trial_run: Run, watch: _Watch) -> Any:
         """Return what `train_trial` returns; None after a failure, which all ranks agree on."""
-        has_complete = _on_main(self._run, lambda: self._trials.find_best() is not None)
+        has_complete = distributed.run_on_main(lambda: self._trials.find_best() is not None)
         trained, failure = None, ""
         try:
             trained = self._train_trial(trial_run.config, trial_run, watch)
@@ -179,19 +179,19 @@ class _Searcher:
 
     def _complete(self, offer: Offer, trial_run: Run, trained: Any) -> None:
         """Save the outputs of a trial better than all before; only then does it count as complete."""
-        found = _on_main(self._run, lambda: self._trials.find_best_step(self._trials.read()[offer.number]))
+        found = distributed.run_on_main(lambda: self._trials.find_best_step(self._trials.read()[offer.number]))
         if found is None:
             self._fail(offer, f"{self._metric} was never a finite number")
             return
-        if _on_main(self._run, lambda: self._trials.is_best(offer.number)):
+        if distributed.run_on_main(lambda: self._trials.is_best(offer.number)):
             self._save(trained, trial_run)
             distributed.wait_for_all()
-        _on_main(self._run, lambda: self._trials.remember_rows(offer.number, trial_run.rows))
+        distributed.run_on_main(lambda: self._trials.remember_rows(offer.number, trial_run.rows))
         self._tell(offer, TrialState.COMPLETE)
         logger.info("trial %d is complete: %s %.4f at step %d", offer.number, self._metric, *found)
 
     def _tell(self, offer: Offer, state: TrialState) -> None:
-        _on_main(self._run, lambda: self._trials.tell(offer.number, state))
+        distributed.run_on_main(lambda: self._trials.tell(offer.number, state))
 
 
 class _Watch:
@@ -205,26 +205,12 @@ class _Watch:
     def __call__(self, step: int, metrics: dict[str, float]) -> bool:
         self.step = step
         value = lookup(metrics, self._metric, "metric of the search")
-        self.is_pruned = _on_main(self._run, lambda: self._ask(step, value))
+        self.is_pruned = distributed.run_on_main(lambda: self._ask(step, value))
         return self.is_pruned
 
     def _ask(self, step: int, value: float) -> bool:
         self._trials.report(self._number, step, value)
         return self._trials.is_to_prune(self._number)
-
-
-def _on_main(run: Run, action: Callable[[], ValueT]) -> ValueT:
-    """Return on every rank what `action` returns on rank 0, or raise its InputError on every rank."""
-    found: tuple[Any, str] = (None, "")
-    if run.is_main:
-        try:
-            found = (action(), "")
-        except InputError as error:
-            found = (None, str(error))
-    value, problem = distributed.share_from_main(found)
-    if problem:
-        raise InputError(problem)
-    return value
 
 
 def _list_settings(config: Any, run: Run) -> dict[str, Any]:

@@ -66,6 +66,12 @@ def change(site: Path, name: str, edit: Callable[[pl.DataFrame], pl.DataFrame], 
         edit(pl.read_parquet(path)).write_parquet(path)
 
 
+def swap_splits(site: Path) -> None:
+    """Make train what was test, and the other way round."""
+    swap = {"train": "test", "test": "train", "val": "val"}
+    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+
+
 def change_settings(site: Path, edit: Callable[[dict], None]) -> None:
     settings = yaml.safe_load((site / "config.yaml").read_text())
     edit(settings)
@@ -243,8 +249,7 @@ def test_a_timeline_in_the_folder_of_another_split_is_found(site: Path) -> None:
 
 def test_stays_that_the_source_trained_on_are_found(site: Path, clean: Path) -> None:
     assert audit(clean, source_dir=site) == set()  # the same hospital with the same splits: nothing was trained on
-    swap = {"train": "test", "test": "train", "val": "val"}
-    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    swap_splits(site)
     assert audit(clean, source_dir=site) == {("certain", "trained on at the source")}
     found, _ = audit_site(clean, str(site))
     kept = pl.read_parquet(clean / "subjects.parquet")["subject_id"]
@@ -312,8 +317,7 @@ def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_traini
     table = audit_sites(run, config)
     assert table.select("site", "token", "num_subjects").rows() == [("two", "RESP_x", 14), ("two", "RESP_y", None)]
     assert "as 00 says" not in (tmp_path / "leakage.csv").read_text()
-    swap = {"train": "test", "test": "train", "val": "val"}
-    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    swap_splits(site)
     with pytest.raises(RunError, match="trained on at the source"):
         audit_sites(run, config)
     (site / "leakage.csv").unlink()
@@ -325,8 +329,7 @@ def test_stage_04_tells_what_stage_00_found_and_refuses_test_stays_of_the_traini
 
 
 def test_a_finding_that_both_stages_make_is_told_once(site: Path, clean: Path, tmp_path: Path) -> None:
-    swap = {"train": "test", "test": "train", "val": "val"}
-    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    swap_splits(site)
     for one, other in (("train", "spare"), ("test", "train"), ("spare", "test")):
         (site / "timelines" / one).rename(site / "timelines" / other)
     later = [pl.col(name) + timedelta(days=1000) for name in ("start", "end")]
@@ -345,8 +348,7 @@ def test_a_finding_that_both_stages_make_is_told_once(site: Path, clean: Path, t
 def test_stays_and_patients_of_the_same_ids_are_certain_only_where_most_stays_of_an_id_agree(
     site: Path, clean: Path, share: float, is_certain: bool
 ) -> None:
-    swap = {"train": "test", "test": "train", "val": "val"}
-    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    swap_splits(site)
     splits = pl.read_parquet(site / "splits.parquet")
     is_agreeing = pl.int_range(pl.len()).over("split") < share * pl.len().over("split")
     agree = splits.filter(is_agreeing)["subject_id"].implode()
@@ -410,8 +412,7 @@ def test_the_command_ends_with_1_on_a_certain_leak(site: Path, clean: Path, tmp_
 
 def test_a_model_trained_on_the_test_stays_is_refused_at_the_start(site: Path, clean: Path, tmp_path: Path) -> None:
     """Also where not the model itself but the one that it began from was."""
-    swap = {"train": "test", "test": "train", "val": "val"}
-    change(site, "splits", lambda rows: rows.with_columns(pl.col("split").replace(swap)))
+    swap_splits(site)
     artifacts.write_done(site, "00_tokenize", {}, {})
     for name, timelines_dir, more in (
         ("first", site, {}),

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from clinrep import artifacts, distributed
-from clinrep.config import InputError
 from clinrep.ehr.leakage import findings as found
 from clinrep.ehr.leakage.directory import Tokenized
 from clinrep.ehr.leakage.findings import Finding
@@ -77,15 +76,8 @@ def audit_outputs(run: Run, config: Any) -> None:
     """
     if run.is_stopped:
         return
-    refusal: tuple[type[Exception], str] | None = None
-    if run.is_main:
-        try:
-            _audit_outputs(run, Tokenized(Path(config.timelines_dir)))
-        except (InputError, RunError) as error:
-            refusal = (type(error), str(error))
-    if found_by_main := distributed.share_from_main((refusal,))[0]:  # else the other ranks would wait for this one
-        kind, words = found_by_main
-        raise kind(words)
+    site = Tokenized(Path(config.timelines_dir))
+    distributed.run_on_main(lambda: _audit_outputs(run, site), RunError)
 
 
 def _audit_outputs(run: Run, site: Tokenized) -> None:

@@ -161,9 +161,8 @@ def _count_part(counts: InputCounts, part: pl.DataFrame, site: Tokenized, words:
     row = np.repeat(np.arange(part.height), lengths)
     position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     is_static = position < len(site.settings["static_tokens"])
-    is_last = ~is_static & (
-        position >= lengths[row] - len(site.settings["discharge_tokens"])
-    )  # as schema `timelines` says
+    num_discharge = len(site.settings["discharge_tokens"])  # last in a timeline, as its schema says
+    is_last = ~is_static & (position >= lengths[row] - num_discharge)
     index_time = part["index_time"].to_numpy()[row]
     is_before = times <= index_time if site.settings["window"]["is_end_closed"] else times < index_time
     seen = np.flatnonzero(is_static | is_before)
