@@ -10,7 +10,7 @@ RISK_RUN := runs/known_risk
 PAPER_RUN := runs/manuscript_small
 # One process a core: small tensors gain little from threads.
 TWO_RANKS := OMP_NUM_THREADS=1 $(VENV) -m torch.distributed.run --standalone --nproc_per_node 2
-# A file's tests stay in one process, so its fixtures are made once. The drills, Slurm and the browser run alone.
+# A file's tests stay in one process, so its fixtures are made once. Slurm and the browser run alone.
 TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
 OUTCOMES := in_hospital_death long_length_of_stay icu_admission imv_event
 
@@ -71,15 +71,15 @@ known-risk-zero-shot: known-risk  ## The same with zero-shot prediction, half an
 test: setup  ## Run every test but the drills and those on a Slurm
 	$(TWO_AT_A_TIME) -m "not drill and not slurm and not browser"
 
-test-slurm: setup  ## Grids here, and the sbatch files on a private Slurm (root, Debian packages); several minutes
+test-slurm: setup  ## The sbatch files and grids on a private Slurm (root, Debian packages); several minutes
 	$(VENV) -m pytest -m slurm -rA tests/slurm
 
 test-browser: setup  ## The report in a real browser (Debian's chromium; root, where it is missing)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(VENV) -m pytest -m browser -rA tests/browser
 
-drill: setup  ## Kill training runs at random moments and compare what comes out; several minutes
-	$(VENV) -m pytest -m drill -rA
+drill: setup  ## Kill stages at random moments and compare what comes out, and run whole grids here; several minutes
+	$(TWO_AT_A_TIME) -m drill -rA
 
 check: setup  ## Before a commit: format, lint, types and the fast tests
 	$(VENV) -m ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,11 +106,7 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
     )
     for path in _flag_values(argv, "config"):
         _check_file(path)
-    parser = jsonargparse.ArgumentParser(
-        prog=prog, description=story, allow_abbrev=False, exit_on_error=False, formatter_class=_HelpFormatter
-    )
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
-    parser.add_class_arguments(config_class)
+    parser = _build_parser(config_class, prog, story)  # type: ignore[arg-type]  # mypy doubts that a class has a hash
     try:
         namespace = parser.parse_args(_put_files_first(argv))
         _refuse_nulls(namespace.as_dict(), config_class)
@@ -118,6 +115,17 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         return config_class(**values)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise InputError(_reword(" ".join(str(error).split()), config_class)) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _build_parser(config_class: type[Any], prog: str, story: str) -> jsonargparse.ArgumentParser:
+    """Return what reads the settings of a class; made once, for that takes as long as to read them."""
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=story, allow_abbrev=False, exit_on_error=False, formatter_class=_HelpFormatter
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated.")
+    parser.add_class_arguments(config_class)
+    return parser
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -125,8 +125,8 @@ def test_sigterm_stops_one_process_with_75_and_the_same_command_continues(worksh
     assert 5 <= stopped["step"] < 60
     assert not (job.directory / "DONE").exists()
     assert not (job.directory / "backbone").exists()
-    finish(start(workshop, "stopped"))
     assert "Traceback" not in job.log_path.read_text()
+    run_here(workshop, "stopped")
     assert not (job.directory / "STOPPED").exists()
     assert read_metrics(job.directory) == read_metrics(alone)
     weights = [(path / "backbone" / "model.safetensors").read_bytes() for path in (alone, job.directory)]
@@ -179,18 +179,14 @@ def test_a_patient_in_two_splits_ends_with_1_before_training(workshop: Path) -> 
 
 
 @pytest.mark.slow
-def test_an_empty_split_ends_with_2_and_leaves_nothing(workshop: Path) -> None:
+def test_an_empty_split_is_refused_and_leaves_nothing(workshop: Path) -> None:
     broken = workshop / "broken"
     shutil.copytree(workshop / "00", broken)
     path = broken / "timelines" / "val" / "part-00000.parquet"
     pl.read_parquet(path).clear().write_parquet(path)
     finish_again(broken)
-    job = start(workshop, "refused", None, "--timelines_dir", str(broken))
-    assert job.wait() == 2
-    log = job.log_path.read_text()
-    assert "error: " in log
-    assert "the val split holds no timeline" in log
-    assert "Traceback" not in log
+    flags = give_flags(workshop, "refused", "--timelines_dir", str(broken))
+    check_refused("01_pretrain", flags, "the val split holds no timeline")
     assert not (workshop / "refused").exists()
 
 

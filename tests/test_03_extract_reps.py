@@ -10,7 +10,7 @@ from clinrep import artifacts, extraction
 from clinrep.ehr.sequences import load_sequences
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import check_program_refused, check_refused, load_main
+from tests.scripts import check_refused, load_main
 
 STAGE = "03_extract_reps"
 
@@ -164,10 +164,4 @@ def test_a_sample_depends_on_ids_alone_and_a_smaller_one_is_part_of_it(root):
 )
 def test_bad_input_is_one_message_and_no_directory(root, more, words):
     check_refused(STAGE, flags(root, "bad", *more), words)
-    assert not (root / "bad").exists()
-
-
-@pytest.mark.slow
-def test_bad_input_found_with_torch_loaded_ends_with_code_2(root):
-    check_program_refused(STAGE, flags(root, "bad", "--layers", "[7]"), "the model has layers 0 (embeddings) to 2")
     assert not (root / "bad").exists()

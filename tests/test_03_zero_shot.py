@@ -15,7 +15,7 @@ from clinrep.config import InputError
 from clinrep.zero_shot.sampling import Sampler
 from tests.ehr.fake_models import write_fake_backbone_run
 from tests.ehr.fake_timelines import write_fake_tokenizer_run
-from tests.scripts import TWO_RANKS, check_refused, load_main, run_script
+from tests.scripts import ROOT, TWO_RANKS, check_refused, load_main, run_script
 from tests.test_03_extract_reps import ALL_TABLES, list_tables
 
 STAGE = "03_extract_reps"
@@ -166,13 +166,19 @@ def test_many_unfinished_continuations_are_warned_of(root, caplog):
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_stays_and_write_the_same_files(root, monkeypatch):
+def test_two_ranks_share_the_stays_write_the_same_files_and_reach_nobody_else(root, tmp_path, monkeypatch):
     """All tables of the stage in one run: to start torch three times takes longer than everything it does."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums are added up in the order of the threads
+    (tmp_path / "sitecustomize.py").write_text(  # what every process of Python begins with
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom tests.privacy.chain import cut_network\ncut_network()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     asked = [*ALL_TABLES, "--zero_shot.subjects_per_part", "3"]
     load_main(STAGE)(flags(root, "alone", *asked))
     done = run_script(STAGE, *flags(root, "ranks", *asked), launcher=TWO_RANKS)
     assert done.returncode == 0, done.stderr
+    assert "NETWORK" not in done.stderr
+    assert not [path for path in (root / "ranks").rglob("*") if path.lstat().st_mode & 0o007]
     compare(root / "alone", root / "ranks")
     assert list_tables(root / "ranks") == list_tables(root / "alone")
     tables = {"representations", "trajectories", "hidden_states", "zero_shot", "information", "token_embeddings"}

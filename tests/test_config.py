@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -278,3 +279,19 @@ def test_flags_win_over_files_wherever_they_stand(tmp_path):
     path = write(tmp_path / "a.yaml", seed=1, output_dir="of the file")
     for argv in (["--seed", "5", "--config", str(path)], ["--seed=5", f"--config={path}"]):
         assert parse(*argv).seed == 5
+
+
+def test_one_reading_of_settings_leaves_nothing_to_the_next(tmp_path):
+    """What reads them is made once a class, and lists, dictionaries and groups can be changed in place."""
+    plain = ["--output_dir=out"]
+    path = write(
+        tmp_path / "a.yaml", dirs={"file": "f"}, words=["file"], outer={"limit": 3, "slope": {"rise": 1, "run": 2}}
+    )
+    changes = [["--dirs.a=1"], ["--dirs.b=2"], ["--words+=x"], ["--words=[y]"], [f"--config={path}"], ["--seed=x"],
+               ["--nonsense=1"], ["--outer.slope.rise=1", "--outer.slope.run=2"], ["--outer.slope.rise=1"],
+               ["--outer.inner.rate=0.1"], ["--spans.a.low=1"]]  # fmt: skip
+    default = Rich(output_dir="out")
+    for change in [*changes, *changes[::-1]]:
+        with contextlib.suppress(InputError):
+            assert parse_config(Rich, [*plain, *change], "stage", "") != default, change
+        assert parse_config(Rich, plain, "stage", "") == default, change

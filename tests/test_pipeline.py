@@ -1,42 +1,52 @@
-"""The five scripts in a row on the sample, with the demo's configs cut short: does each read what the last wrote?"""
+"""The five scripts in a row on the sample under other ids, with the demo's configs cut short and the network cut.
+
+Does each read what the last wrote, who may read what they write, and does any of it tell of a patient?
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from clinrep import artifacts
-from tests.scripts import ROOT, load_main
+from tests.privacy.chain import CANARY, SECRETS, VALUE
+from tests.scripts import ROOT
 
-DEMO = ROOT / "configs" / "ehr" / "demo"
+DRIVER = ROOT / "tests" / "privacy" / "chain.py"
 STAGES = ("00_tokenize", "01_pretrain", "02_finetune", "03_extract_reps", "04_analyze")
+# tables of single stays by contract, and pictures; weights and optimizer states hold no text
+BINARY = {".parquet", ".npy", ".png", ".pdf", ".safetensors", ".pt", ".pth", ".bin"}
 pytestmark = pytest.mark.slow
 
 
-def run(stage: str, *flags: str) -> None:
-    load_main(stage)(["--config", str(DEMO / f"{stage}.yaml"), *flags])
+def isolate() -> list[str]:
+    """Return the words that start a program without any network, where this machine lets us."""
+    words = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None:
+        return []
+    return [] if subprocess.run([*words, "true"], capture_output=True, check=False).returncode else words
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    """Run all stages, 02 for two outcomes, and return the directory with one folder a stage."""
-    root = tmp_path_factory.mktemp("pipeline")
-    timelines, backbone = ["--timelines_dir", str(root / "00_tokenize")], ["--backbone_dir", str(root / "01_pretrain")]
-    short = ["--training.max_steps", "2", "--training.eval_steps", "2"]
-    run("00_tokenize", "--clif_dir", str(ROOT / "sample_data/clif_demo"), "--output_dir", str(root / "00_tokenize"))
-    run("01_pretrain", *timelines, *short, "--output_dir", str(root / "01_pretrain"))
-    for outcome in ("long_length_of_stay", "imv_event"):
-        output = ["--output_dir", str(root / "02_finetune" / outcome)]
-        run("02_finetune", *timelines, *backbone, *short, "--outcome", outcome, *output)
-    run("03_extract_reps", *timelines, *backbone, "--output_dir", str(root / "03_extract_reps"))
-    inputs = ["--timelines_dir.demo", str(root / "00_tokenize")]
-    inputs += ["--representations_dir.demo", str(root / "03_extract_reps")]
-    inputs += ["--predictions_dir.demo", str(root / "02_finetune")]
-    run("04_analyze", *inputs, "--num_bootstraps", "50", "--output_dir", str(root / "04_analyze"))
-    return root
+def chain(tmp_path_factory) -> tuple[Path, str]:
+    """Return the folder of a finished chain and all that it printed."""
+    root = tmp_path_factory.mktemp("chain") / "runs"
+    command = [*isolate(), sys.executable, str(DRIVER), str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=3000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(chain) -> Path:
+    """The folder with one folder a stage, of the site that learned the tokenizer."""
+    return chain[0] / "first"
 
 
 def test_every_stage_is_done_and_names_its_inputs_by_content(runs):
@@ -87,7 +97,38 @@ def test_the_report_is_one_file_with_every_figure(runs):
     text = (runs / "04_analyze" / "report.html").read_text()
     figures = {path.stem for path in (runs / "04_analyze" / "figures").glob("*.png")}
     assert text.count("data:image/png;base64,") == len(figures)
-    assert figures > {"roc_demo", "calibration_demo", "flow_demo", "token_embeddings", "map_pca"}
+    assert figures > {"roc_first", "calibration_first", "flow_first", "token_embeddings", "map_pca"}
     assert "too few events (1)" in text
     assert "Open Database License" in text
     assert 'src="http' not in text
+
+
+def test_everything_written_is_closed_to_others(chain):
+    root, _ = chain
+    paths = [path for name in ("first", "second") for path in [root / name, *(root / name).rglob("*")]]
+    assert len(paths) > 150
+    assert not [str(path) for path in paths if path.lstat().st_mode & 0o007]
+    closed_to_group = [path for path in paths if path.is_file() and not path.lstat().st_mode & 0o040]
+    assert not closed_to_group, "the group must be able to go on with the files"
+
+
+def test_no_id_date_or_value_of_a_patient_is_told(chain):
+    root, printed = chain
+    assert CANARY in "".join(pl.read_parquet(root / "first/00_tokenize/subjects.parquet")["subject_id"].to_list())
+    assert (pl.read_parquet(root / "clif/clif_labs.parquet")["lab_value_numeric"] == VALUE).any()
+    texts = {"screen": printed}
+    for name in ("first", "second"):
+        for path in (root / name).rglob("*"):
+            if path.is_file() and path.suffix not in BINARY:
+                texts[str(path.relative_to(root))] = path.read_text(errors="replace")
+    looked_at = {Path(name).name for name in texts}
+    assert looked_at >= {"run.log", "report.html", "timelines.html", "site_report.html", "site_report.csv"}
+    assert looked_at >= {"metrics.jsonl", "config.yaml", "provenance.json", "environment.txt", "DONE"}
+    found = {name: SECRETS.findall(text) for name, text in texts.items()}
+    assert not {name: secrets[:3] for name, secrets in found.items() if secrets}
+    assert " D " in printed, "the log was not that of DEBUG"
+
+
+def test_nothing_was_sent(chain):
+    """Of one process; two ranks: tests/test_03_zero_shot.py."""
+    assert "NETWORK" not in chain[1]

@@ -17,7 +17,7 @@ from tests.jobs import TORCHRUN, Job, read_metrics, write_workshop
 
 pytestmark = [pytest.mark.drill, pytest.mark.slow]
 
-SAVE_STEPS, NUM_STEPS = 4, 120
+SAVE_STEPS, NUM_STEPS = 4, 60
 SETTINGS = {
     "block_size": 64,
     "global_batch_tokens": 512,

@@ -24,7 +24,7 @@ SECRETS = re.compile(
     r"CANARY|\b2[56]\d\d-[01]\d(?!\d)|\b2[56]\d\d/[01]\d/|datetime(?:64)?\(\W?2[56]\d\d|(?<![\d.])1[6-9]\d{9}(?:\d{3}){0,2}(?![\d.])|24681\.3",
     re.IGNORECASE,
 )
-OUTCOMES = ("icu_admission", "long_length_of_stay")
+OUTCOMES = ("long_length_of_stay", "imv_event")
 
 
 def cut_network() -> None:
@@ -92,7 +92,7 @@ def list_commands(root: Path) -> list[list[str]]:
         ),
         stage("03_extract_reps", first / "03_extract_reps", **inputs),
         [
-            *stage("04_analyze", first / "04_analyze", num_bootstraps=20, outcomes=f"[{','.join(OUTCOMES)}]"),
+            *stage("04_analyze", first / "04_analyze", num_bootstraps=20),
             "--timelines_dir", f"{{first: {timelines}}}", "--predictions_dir", f"{{first: {first / '02_finetune'}}}",
             "--representations_dir", f"{{first: {first / '03_extract_reps'}}}",
         ],

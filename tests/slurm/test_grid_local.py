@@ -108,7 +108,8 @@ def test_where_nothing_could_be_submitted_no_grid_is_left(site):
     assert not list((site / "runs/site").glob("*_grid"))
 
 
-@pytest.mark.slurm
+@pytest.mark.drill
+@pytest.mark.slow
 def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site):
     words = ["submit", "01_pretrain", "--grid", "training.learning_rate=0.01,0.02,1e30", "--cluster", "local"]
     printed = call(site, *words, "--max_parallel", "2", code=1)
@@ -133,7 +134,8 @@ def test_the_same_grid_runs_on_this_machine_and_again_only_what_is_missing(site)
     assert "CLIF_DIR was 'sample_data/clif_demo', now 'tables_of_another_site'" in said
 
 
-@pytest.mark.slurm
+@pytest.mark.drill
+@pytest.mark.slow
 def test_ctrl_c_lets_a_local_run_save_and_starts_no_more(site):
     grid = site / "runs/interrupted"
     words = ["submit", "01_pretrain", "--grid", "seed=1,2", "--cluster", "local", "--grid_dir", str(grid)]
@@ -150,7 +152,8 @@ def test_ctrl_c_lets_a_local_run_save_and_starts_no_more(site):
     assert "1 stopped, 1 missing" in call(site, "status", "--grid_dir", str(grid))
 
 
-@pytest.mark.slurm
+@pytest.mark.drill
+@pytest.mark.slow
 def test_submitit_stops_a_local_run_by_checkpoint_and_takes_it_up_again(site, monkeypatch):
     output_dir = site / "runs/site/checkpointed"
     monkeypatch.setattr("clinrep.slurm.jobs.ROOT", site)

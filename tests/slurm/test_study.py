@@ -148,7 +148,8 @@ def test_jobs_wait_for_the_very_jobs_that_make_what_they_read(tmp_path):
     assert _list_jobs(study, grids, "transfer", wanted, {}) == [f"7_{place}"]
 
 
-@pytest.mark.slurm
+@pytest.mark.drill
+@pytest.mark.slow
 def test_a_study_runs_here_in_order_and_again_only_what_is_missing(site):
     write_workshop(site / "runs/other", {}, num_subjects=20)
     (site / "runs/other/00").rename(site / "runs/other/00_tokenize")
