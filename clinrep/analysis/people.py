@@ -26,7 +26,8 @@ class People:
     Keys start with what is counted and the site:
     (stays, site, split or all), (patients, site, split or all), (category, site, split or all, column, value),
     (excluded, site, outcome, split), (reason, site, outcome, split, reason), (labelled, site, outcome, split),
-    (events, site, outcome, split); of subgroups of test: (labelled, site, outcome, test, subgroup), (events, ...).
+    (events, site, outcome, split); of subgroups of test: (labelled, site, outcome, test, subgroup), (events, ...),
+    and (subgroup, site, test, subgroup), all its stays, which is taken for known.
     """
 
     hidden: frozenset[Hashable]
@@ -172,22 +173,29 @@ def _add_events(cells: Cells, where: tuple[str, ...], labelled: pl.DataFrame) ->
 
 
 def _add_subgroups(cells: Cells, site: Site, outcome: str, subgroups: pl.DataFrame) -> None:
-    """Add the labelled test stays of each subgroup and their events."""
+    """Add the labelled test stays of each subgroup and their events.
+
+    An outcome without exclusions tells the whole subgroup, as other tables do, and so what another outcome leaves out.
+    """
     where = (site.name, outcome, TEST_SPLIT)
-    is_scored = (pl.col("outcome") == outcome) & (pl.col("split") == TEST_SPLIT) & pl.col("label").is_not_null()
-    labelled = site.outcomes.filter(is_scored).join(subgroups, on="subject_id")
-    for _, of_attribute in labelled.group_by("attribute", maintain_order=True):
-        names = [str(name) for name in of_attribute["subgroup"].unique().sort()]
+    is_of_test = (pl.col("outcome") == outcome) & (pl.col("split") == TEST_SPLIT)
+    stays = site.outcomes.filter(is_of_test).join(subgroups, on="subject_id")
+    for _, of_attribute in stays.group_by("attribute", maintain_order=True):
+        names = [str(name) for name in of_attribute.drop_nulls("label")["subgroup"].unique().sort()]
         for name in names:
             rows = of_attribute.filter(pl.col("subgroup") == name)
-            _add(cells, ("labelled", *where, name), rows)
-            _add_events(cells, (*where, name), rows)
+            labelled, whole = rows.drop_nulls("label"), ("subgroup", site.name, TEST_SPLIT, name)
+            _add(cells, ("labelled", *where, name), labelled)
+            _add(cells, ("excluded", *where, name), rows.filter(pl.col("label").is_null()), is_shown=False)
+            _add(cells, whole, rows, is_fixed=True)
+            cells.add_sum(whole, [("labelled", *where, name), ("excluded", *where, name)])
+            _add_events(cells, (*where, name), labelled)
         for what in ("labelled", "events"):
             cells.add_sum((what, *where), [(what, *where, name) for name in names])
     for column in CATEGORIES:
         for value in site.stays[column].fill_null(UNKNOWN).unique():
-            part = ("labelled", *where, f"{column}: {value.replace('_', ' ')}")
-            if part in cells:  # the rest of a category's stays have no label
+            part = ("subgroup", site.name, TEST_SPLIT, f"{column}: {value.replace('_', ' ')}")
+            if part in cells:
                 cells.add_sum(("category", site.name, TEST_SPLIT, column, value), [part])
 
 

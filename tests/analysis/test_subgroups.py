@@ -121,6 +121,22 @@ def test_no_small_cell_of_the_subgroups_follows_from_all_tables_together(output)
     assert num_small > 5
 
 
+def test_no_few_stays_left_out_of_a_subgroup_follow_from_two_outcomes(site, output):
+    """Death leaves nobody out, so that its count of a subgroup is the whole, of which another outcome shows a part."""
+    shown = pl.read_csv(output / "tables" / "scores_by_subgroup.csv", infer_schema_length=None).filter(
+        model="classifier", metric="auroc"
+    )
+    whole = shown.filter(outcome="in_hospital_death").select("subgroup", whole="num_subjects")
+    part = shown.filter(outcome="icu_admission").select("subgroup", part="num_subjects")
+    left_out = whole.join(part, on="subgroup").with_columns(left_out=pl.col("whole") - pl.col("part")).drop_nulls()
+    assert not left_out.filter(pl.col("left_out").is_between(1, LEAST - 1)).height
+    icu = site.outcomes.filter(pl.col("label").is_null(), outcome="icu_admission")
+    groups = assign_subgroups(*read(site))["demo"].join(icu.select("subject_id"), on="subject_id")
+    tested = groups.join(site.stays.filter(split="test").select("subject_id"), on="subject_id")
+    sizes = dict(tested.group_by("subgroup").len().iter_rows())
+    assert any(0 < sizes.get(name, 0) < LEAST for name in whole["subgroup"]), "there is something to hide"
+
+
 def test_no_exported_table_or_page_shows_a_small_number_of_people(output):
     for path in sorted((output / "tables").glob("*.csv")):
         frame = pl.read_csv(path)
