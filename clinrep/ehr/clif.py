@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clinrep.config import InputError, lookup
 from clinrep.ehr import moments
@@ -38,6 +40,9 @@ TABLE_FILES: dict[str, tuple[str, ...]] = {
     "patient_procedures": ("clif_patient_procedures", "clif_patient_procedure"),
 }
 
+LIKE_DATA = re.compile(r"\d|.{41}|[\r\n]", re.DOTALL)
+"""Finds texts that may be an id, a date or prose of a patient, and so are not shown."""
+
 
 class ClifTables:
     """The CLIF tables of one folder, each read with checked columns and one type per kind of column."""
@@ -59,8 +64,19 @@ class ClifTables:
         """(table, column) of every time that `scan` was asked for."""
 
     def has(self, table: str) -> bool:
-        """Return whether the folder holds this table; a name CLIF does not have is an InputError."""
-        lookup(TABLE_FILES, table, "CLIF table")
+        """Return whether the folder holds this table.
+
+        Raises:
+            InputError: a name CLIF does not have, or the table is there in another form: its events would be lost.
+        """
+        stems = lookup(TABLE_FILES, table, "CLIF table")
+        if table not in self.paths:
+            for name in self.ignored:
+                if name.rstrip("/").partition(".")[0].lower() in stems:
+                    raise InputError(
+                        f"{self.directory} holds {name}, but table {table} is read from {stems[0]}.parquet; export it "
+                        "as one Parquet file of that name, or move it out of the folder to go without"
+                    )
         return table in self.paths
 
     def require(self, table: str, why: str) -> None:
@@ -135,8 +151,9 @@ class ClifTables:
         if table not in self._schemas:
             path = self.paths[table]
             try:
+                _check_zones(path)
                 self._schemas[table] = dict(self._scan_file(table).collect_schema())
-            except (pl.exceptions.PolarsError, OSError) as error:
+            except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
                 pass_disk_error(error, path)
                 raise InputError(f"{path} is not a readable Parquet file ({say(error)}); export it again") from error
         return self._schemas[table]
@@ -180,13 +197,27 @@ class ClifTables:
         return self._all_null[table, column]
 
 
+def _check_zones(path: Path) -> None:
+    """Refuse a time zone that polars does not know: it would end the process, also for a column that nobody reads."""
+    for field in pq.read_schema(path):
+        zone = field.type.tz if pa.types.is_timestamp(field.type) else None
+        if zone is not None and not re.fullmatch(r"[+-]\d\d:00", zone):
+            try:
+                pl.Series([], dtype=pl.Datetime("us", "UTC")).dt.convert_time_zone(zone)
+            except pl.exceptions.PolarsError as error:
+                raise InputError(
+                    f"{path}: column {field.name!r} has the time zone {zone!r}, which is not known; export it in UTC, "
+                    "or in a zone by name, such as America/Chicago"
+                ) from error
+
+
 def _map_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
     """Return table -> file, and the names of what is no table known here."""
     tables = {stem: table for table, stems in TABLE_FILES.items() for stem in stems}
     paths: dict[str, Path] = {}
     ignored = []
     for path in sorted(directory.iterdir()):
-        table = tables.get(path.stem.lower()) if path.suffix == ".parquet" else None
+        table = tables.get(path.stem.lower()) if path.suffix.lower() == ".parquet" else None
         if table is None:
             ignored.append(f"{path.name}/" if path.is_dir() else path.name)
         elif not path.is_file():
@@ -239,8 +270,6 @@ def _join_words(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r"[^\p{L}\p{N}]+", "_").str.strip_chars("_")
 
 
-_LIKE_DATA = re.compile(r"\d|.{41}", re.DOTALL)
-
 _JOINTS = {"&": "and", "/": "or"}  # as in CLIF 3.0's own values: l_and_d, ps_or_cpap
 _SIGNS = {"+": "plus", "-": "minus", "\N{MINUS SIGN}": "minus", "<": "below", ">": "above"}
 _MARKS = {
@@ -273,7 +302,7 @@ def find_absent(words: Sequence[str], values: pl.Series) -> tuple[list[str], str
     Values that look like ids, codes or prose, as a wrong column holds them, are a patient's: they are only counted.
     """
     found = sorted(value for value in values.unique() if value is not None)
-    names = [value for value in found if not _LIKE_DATA.search(value)]
+    names = [value for value in found if not LIKE_DATA.search(value)]
     others = [f"{len(found) - len(names)} values with digits or of many words"] if len(names) < len(found) else []
     return [word for word in words if word not in found], ", ".join([*names[:20], *others])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import polars as pl
@@ -12,6 +13,9 @@ from clinrep.ehr.configs.sources import EdgeToken
 from clinrep.ehr.configs.tokenize import TokenizeConfig, parse_window
 from clinrep.ehr.ledger import Ledger
 
+logger = logging.getLogger("clinrep")
+
+NO_ID = ("", "nan", "none", "null", "<na>")  # what programs write for a missing one; else many would be one person
 MAX_AGE_YEARS = 150  # nobody has lived so long; a number above it is a placeholder or a year
 _STAY_COLUMNS: dict[str, Kind] = {
     "hospitalization_id": "id",
@@ -39,6 +43,8 @@ def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> p
     stays = _read_unique(tables, "hospitalization", "hospitalization_id", config, ledger)
     stays = _keep_adults(stays, config, ledger)
     patients = _read_unique(tables, "patient", "patient_id", config, ledger)
+    _check_blanks(tables, "hospitalization_id", stays["hospitalization_id"])
+    _check_blanks(tables, "patient_id", pl.concat([stays["patient_id"], patients["patient_id"]]))
     is_needed = pl.col("patient_id").is_in(stays["patient_id"].unique().implode())
     if not patients.is_empty() and not patients.select(is_needed.any()).item():
         raise InputError(
@@ -50,6 +56,7 @@ def read_cohort(tables: ClifTables, config: TokenizeConfig, ledger: Ledger) -> p
     if num_unknown:
         reason = f"{num_unknown} stays have no row in patient: kept, demographics missing"
         ledger.add("hospitalization", "patient known", stays.height, stays.height, reason)
+        logger.warning("%d of %d adult stays have no row in patient: demographics missing", num_unknown, stays.height)
     patients = patients.with_columns(has_patient=pl.lit(True))
     cohort = stays.join(patients, on="patient_id", how="left").rename({"hospitalization_id": "subject_id"})
     return cohort.with_columns(pl.col("has_patient").fill_null(False)).sort("subject_id").with_row_index("stay")
@@ -129,6 +136,9 @@ def _read_unique(tables: ClifTables, table: str, key: str, config: TokenizeConfi
     for column, kind in columns.items():
         if kind == "time":
             ledger.note_placeholders(table, column, tables.count_placeholders(table, column), frame.height)
+        if kind == "id":
+            is_none = pl.col(column).str.strip_chars().str.to_lowercase().is_in(NO_ID)
+            frame = frame.with_columns(pl.when(~is_none).then(pl.col(column)).alias(column))
         if kind == "category":
             frame = normalize_column(frame, column, config.normalize)
     frame = ledger.filter(frame, pl.col(key).is_not_null(), table, "key", f"no {key}")
@@ -143,6 +153,16 @@ def _read_unique(tables: ClifTables, table: str, key: str, config: TokenizeConfi
         path = tables.paths[table]
         raise InputError(f"{path}: {twice} values of {key} have several rows that differ; leave one row for each")
     return unique
+
+
+def _check_blanks(tables: ClifTables, column: str, ids: pl.Series) -> None:
+    """Refuse ids that differ from others only in the blanks around them: one person would be in train and in test."""
+    num_ids, num_spelled = ids.str.strip_chars().n_unique(), ids.n_unique()
+    if num_ids < num_spelled:
+        raise InputError(
+            f"{tables.directory}: {num_spelled - num_ids} values of {column} are those of others but for blanks before "
+            "or behind; take the blanks off in every table, and export again"
+        )
 
 
 def _keep_adults(stays: pl.DataFrame, config: TokenizeConfig, ledger: Ledger) -> pl.DataFrame:

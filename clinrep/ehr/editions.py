@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from clinrep.ehr.clif import ClifTables, normalize_text
+from clinrep.ehr.clif import LIKE_DATA, ClifTables, normalize_text
 from clinrep.ehr.renames import RENAMES
 
 logger = logging.getLogger("clinrep")
@@ -141,10 +141,10 @@ def _find_words(tables: ClifTables) -> Iterator[tuple[str, str]]:
         texts = [c for c in columns if isinstance(schema.get(c), pl.String | pl.Categorical | pl.Enum)]
         for column in texts:
             old, new = _tell_apart(column, _read_words(tables, table, column))
-            if old:
-                yield "2.x", f"{column} {old[0]!r}"
-            if new:
-                yield "3.0", f"{column} {new[0]!r}"
+            for edition, words in (("2.x", old), ("3.0", new)):
+                if words:
+                    shown = [repr(word) for word in words if not LIKE_DATA.search(word)]
+                    yield edition, f"{column} {[*shown, 'with digits or of many words'][0]}"
 
 
 def _read_words(tables: ClifTables, table: str, column: str) -> list[str]:

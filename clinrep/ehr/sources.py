@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from clinrep.analysis.suppression import MIN_CELL_COUNT
 from clinrep.config import InputError
 from clinrep.ehr.clif import ClifTables, Kind, find_absent, normalize_text, normalize_words
 from clinrep.ehr.codes import Codes
 from clinrep.ehr.configs.sources import Condition, EventSource
 from clinrep.ehr.configs.tokenize import TokenizeConfig
 from clinrep.ehr.ledger import Ledger
-from clinrep.ehr.units import normalize_unit, spell_ranges, spell_unit_rules
+from clinrep.ehr.units import normalize_unit, spell_ranges, spell_unit_rules, tell_unit, tell_units
 
 logger = logging.getLogger("clinrep")
 
 Columns = dict[str, set[Kind]]
 NO_BOUNDS = (-np.inf, np.inf, 2)
 MANY_BEYOND = 0.2  # share of a category's values beyond its range that looks like another unit
+MAX_WARNINGS = 20  # of categories with such values
 NUM_BEYOND_KEPT = 10_000  # values beyond a range whose median is taken
 BEYOND_SCHEMA = {
     "source": pl.String(),
@@ -231,8 +233,8 @@ class SourcePlan:
         for category, unit in self._ranges:
             alike = _find_alike(category or "", {name for name in units if name})
             if category in units and unit is not None and unit not in units[category]:
-                found = ", ".join(sorted(str(name) for name in units[category]))
-                what = f"the range of {category} is for unit {unit}, but this site has {found}: not checked"
+                what = f"the range of {category} is for unit {unit}, but this site has {tell_units(units[category])}"
+                what += ": not checked"
                 logger.warning("source %s: %s", self.source.name, what)
             elif category not in units and alike:
                 what = f"no row for the range of {category}; did you mean {alike[0]}?"
@@ -271,16 +273,24 @@ class SourcePlan:
         num_dropped = sum(count for code, count in self.num_beyond.items() if action[code] == self.DROP)
         step = f"{self.source.name}: range"
         ledger.add(self.source.table, step, num_events, num_events - num_dropped, "value beyond its declared range")
-        rows = []
+        rows: list[dict[str, Any]] = []
+        doubtful = []
         for code in sorted(self.num_beyond, key=lambda c: (codes.categories[c] or "", codes.units[c] or "")):
             count, total = self.num_beyond[code], int(counts[self.codes == code].sum())
             what = self.source.token.format(category=codes.categories[code])
-            unit = f" {codes.units[code]}" if codes.units[code] is not None else ""
-            reason = f"{what} not in [{low[code]:g}, {high[code]:g}]{unit}: {self.ACTIONS[action[code]]}"
+            reason = f"{what} not in [{low[code]:g}, {high[code]:g}]{tell_unit(codes.units[code])}"
+            reason += f": {self.ACTIONS[action[code]]}"
             ledger.add(self.source.table, f"{self.source.name}: beyond range", count, count, reason)
-            median = float(np.median(self.some_beyond[code]))
+            # of few values it would be one of them
+            median = float(np.median(self.some_beyond[code])) if count >= MIN_CELL_COUNT else None
             if count > MANY_BEYOND * total:
-                logger.warning("%d of %d values of %s (median %g); another unit?", count, total, reason, median)
+                told = "" if median is None else f" (median {median:g})"
+                doubtful.append(f"{count} of {total} values of {reason}{told}; another unit?")
             values = (self.source.name, what, codes.units[code], count, median, low[code], high[code])
             rows.append(dict(zip(BEYOND_SCHEMA, (*values, self.ACTIONS[action[code]]), strict=True)))
+        for line in doubtful[:MAX_WARNINGS]:
+            logger.warning("%s", line)
+        if len(doubtful) > MAX_WARNINGS:
+            more = len(doubtful) - MAX_WARNINGS
+            logger.warning("source %s: as many values of %d more pairs of category and unit", self.source.name, more)
         return rows

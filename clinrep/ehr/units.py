@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import polars as pl
 
 from clinrep.config import InputError
@@ -11,6 +14,27 @@ from clinrep.ehr.configs.tokenize import TokenizeConfig
 
 Key = tuple[str | None, str | None]
 """Normalised category and unit."""
+
+
+# The numbers of which units are made: 10^3/µl, mm3, cmH2O, 1.73 m2, 24 h, 100 ml.
+_NUMBER_OF_UNIT = re.compile(r"10\s?[\^*e]\s?\d{1,2}|\b[cdkmnuµ]?m[23]\b|h2o|1\.73|\b(?:1|10|24|100|1000)(?!\d)")
+_MAX_SHOWN, _MAX_LENGTH = 20, 20
+
+
+def tell_unit(unit: str | None) -> str:
+    """Return ` mg/dl` for a message or a ledger, or other words where it may be an id, a date or prose."""
+    if unit is None:
+        return ""
+    is_plain = len(unit) <= _MAX_LENGTH and not re.search(r"\d", _NUMBER_OF_UNIT.sub("", unit))
+    return f" {unit}" if is_plain else " in a unit that is not shown, being long or with numbers"
+
+
+def tell_units(units: Iterable[str | None]) -> str:
+    """Return the units that may be shown, by name, the first twenty of them, and how many others there are."""
+    names = sorted({str(unit) for unit in units})
+    shown = [name for name in names if tell_unit(name) == f" {name}"][:_MAX_SHOWN]
+    more = len(names) - len(shown)
+    return ", ".join([*shown, *[f"{more} that are not shown"] * bool(more)])
 
 
 def normalize_unit(unit: pl.Expr) -> pl.Expr:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from clinrep.ehr.clif import LIKE_DATA
 from clinrep.ehr.configs.tokenize import PAD_TOKEN, EdgeToken, TokenizeConfig
 from clinrep.ehr.ledger import Ledger
 from clinrep.ehr.quantiles import find_bins, get_bin_words
@@ -153,7 +154,8 @@ def learn_vocabulary(
         for column in ("token", "value_token"):
             for word in sorted(rows[column].drop_nulls().unique()):
                 if kinds.setdefault(word, source.name) not in (source.name, "bin", "special"):
-                    logger.info("token %s is of source %s and also of %s", word, source.name, kinds[word])
+                    shown = "(with digits, or long)" if LIKE_DATA.search(word) else word
+                    logger.info("token %s is of source %s and also of %s", shown, source.name, kinds[word])
     for name in discharge.columns:
         for word in sorted(discharge[name].unique()):
             kinds.setdefault(word, "discharge")

@@ -86,6 +86,12 @@ FILES = [
     Case("broken_pages_events", "the same, of events", flip_pages(VITALS), (f"{VITALS} is damaged", EXPORT)),
     Case("broken_pages_patient", "the same, of patients", flip_pages(PATIENT), (f"{PATIENT} is damaged", EXPORT)),
     Case("dangling_link", "a link to nothing", link_nowhere, (LABS, "join its parts")),
+    Case(
+        "other_form",
+        "a table in another form, whose events would be lost",
+        lambda folder: (folder / LABS).rename(folder / "clif_labs.csv.gz"),
+        ("holds clif_labs.csv.gz, but table labs is read from clif_labs.parquet", "export it as one Parquet file"),
+    ),
     Case("pipe", "a pipe in place of a table, which would never end", make_fifo, (LABS, "join its parts")),
     Case("no_columns", "a table without columns", lambda f: pl.DataFrame().write_parquet(f / LABS), (LABS, "column")),
     Case(
@@ -99,6 +105,12 @@ FILES = [
         "a list in place of text",
         replace_column(LABS, "lab_category", lambda n: pa.array([["a"]] * n)),
         (f"{LABS}: column 'lab_category' should be text, found List", "correct the export"),
+    ),
+    Case(
+        "odd_zone",
+        "a time zone that is not known, also of a column that nobody reads",
+        arrow(LABS, lambda t: t.append_column("lab_x_dttm", pa.nulls(t.num_rows, pa.timestamp("us", "+05:30")))),
+        (f"{LABS}: column 'lab_x_dttm' has the time zone '+05:30'", "or in a zone by name"),
     ),
     Case(
         "struct",
@@ -311,6 +323,29 @@ IDS = [
         "ids with a blank behind, in one table",
         change(ADT, lambda f: f.with_columns(pl.col("hospitalization_id") + " ")),
         (f"{ADT}: none of its 12 rows", "spelled otherwise"),
+    ),
+    Case(
+        "some_padded_ids",
+        "ids with a blank behind in some rows: one person would be two",
+        change(
+            HOSPITALIZATION,
+            lambda f: f.with_columns(
+                pl.col("patient_id") + pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit(" ")).otherwise(pl.lit(""))
+            ),
+        ),
+        ("4 values of patient_id are those of others but for blanks", "take the blanks off in every table"),
+    ),
+    Case(
+        "nan_patients",
+        "`nan` as a patient's id, as programs write a missing one: no person",
+        change(HOSPITALIZATION, set_rows("patient_id", "nan", 4)),
+        counted=("hospitalization", "patient", 4),
+    ),
+    Case(
+        "blank_stays",
+        "blanks as a stay's id",
+        change(HOSPITALIZATION, set_rows("hospitalization_id", " ")),
+        counted=("hospitalization", "key", 1),
     ),
     Case(
         "empty_ids",

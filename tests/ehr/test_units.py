@@ -12,7 +12,7 @@ import pytest
 
 from clinrep.config import InputError
 from clinrep.ehr.configs.sources import UnitRule, ValueRange
-from clinrep.ehr.units import normalize_unit
+from clinrep.ehr.units import normalize_unit, tell_unit, tell_units
 from tests.ehr.tiny_clif import LABS, Result, make_config, tokenize_tiny
 from tests.ehr.tiny_tables import at
 
@@ -196,10 +196,33 @@ def test_range_that_no_row_has_is_warned_of_where_it_looks_wrong(
 
 
 def test_category_mostly_beyond_its_range_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = labs(*[("temp_c", "c", value) for value in (98.0, 99.0, 100.0, 37.0)] * 4)
+    with caplog.at_level(logging.WARNING, logger="clinrep"):
+        run(tmp_path / "a", rows, [{"category": "temp_c", "low": 10, "high": 47}])
+    assert "12 of 16 values of LAB_temp_c not in [10, 47] c: drop (median 99); another unit?" in caplog.text
+
+
+def test_the_median_of_few_values_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Of one value it is that value: a patient's."""
     rows = labs(*[("temp_c", "c", value) for value in (98.0, 99.0, 100.0, 37.0)])
     with caplog.at_level(logging.WARNING, logger="clinrep"):
         run(tmp_path / "a", rows, [{"category": "temp_c", "low": 10, "high": 47}])
-    assert "3 of 4 values of LAB_temp_c not in [10, 47] c: drop (median 99); another unit?" in caplog.text
+    assert "3 of 4 values of LAB_temp_c not in [10, 47] c: drop; another unit?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "unit", ["mg/dl", "10^3/\u00b5l", "ml/min/1.73 m2", "mm3", "k/ul", "%", "cmh2o", "10*9/l", "mg/24h", "mg/100ml"]
+)
+def test_units_are_told(unit: str):
+    assert tell_unit(unit) == f" {unit}"
+
+
+@pytest.mark.parametrize(
+    "unit", ["for 20044587", "2113-08-25", "mg/dl per doctor's order of today", "h123", "for h2", "1234"]
+)
+def test_what_may_be_data_in_a_column_of_units_is_not_told(unit: str):
+    assert unit not in tell_unit(unit)
+    assert tell_units([unit, "mg/dl", None]) == "None, mg/dl, 1 that are not shown"
 
 
 def test_blank_category_of_a_range_is_refused(tmp_path: Path):

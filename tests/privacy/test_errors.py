@@ -78,6 +78,17 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "numbers in categories": edit("labs", lab_category=pl.lit(24681)),
     "ids as categories": edit("labs", lab_category=pl.col("hospitalization_id")),
     "ids as places": edit("adt", location_category=pl.col("hospitalization_id")),
+    "ids as units": edit(
+        "labs",
+        lab_category=pl.lit("sodium"),
+        lab_value_numeric=pl.lit(9999.0),
+        reference_unit=pl.lit("for ") + pl.col("hospitalization_id"),
+    ),
+    "dates as units": edit("labs", lab_category=pl.lit("sodium"), reference_unit=pl.lit("2250-03-04")),
+    "one value beyond": edit(
+        "labs", lab_category=pl.lit("sodium"), lab_value_numeric=pl.lit(24681.0), reference_unit=pl.lit("mmol/L")
+    ),
+    "ids as races": edit("patient", race_category=pl.col("patient_id")),
     "ids as discharge": edit("hospitalization", discharge_category=pl.col("patient_id")),
     "a stay twice": append_twice("hospitalization", age_at_admission=pl.lit(93)),
     "a patient twice": append_twice("patient", sex_category=pl.lit("CANARY")),
