@@ -213,8 +213,7 @@ def _list_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
         if one.site.name != site.name:
             continue
         common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": one.outcome, "subgroup": ALL}
-        where = (site.name, one.outcome, TEST_SPLIT)
-        is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+        is_hidden = one.has_hidden(study)
         told = {"reason": "not shown: it would tell small numbers of people"}
         size = told if is_hidden else {"estimate": float(one.test.labels.size)}
         rows.append(common | {"quantity": "num_subjects"} | size)
