@@ -22,6 +22,7 @@ from clinrep.artifacts import SPLITS
 GROUPS = ("inliers", "outliers", "all")
 STAYS = "Stays"
 TOKENS, AGE = "Tokens before index time, mean (SD)", "Age at admission in years, mean (SD)"
+AFTER = "{}: after it, n (% of labelled)"
 SCHEMA = {
     "site": pl.String,
     "split": pl.String,
@@ -105,7 +106,7 @@ def _list_lines(stays: pl.DataFrame, study: Study) -> list[CountLine | MeanLine]
             before = pl.col(f"before/{outcome}")
             lines.append(CountLine(block, f"{words}: before index time, n (%)", before, every))
         is_labelled = label.is_not_null()
-        lines.append(CountLine(block, f"{words}: after it, n (% of labelled)", label.fill_null(False), is_labelled))
+        lines.append(CountLine(block, AFTER.format(words), label.fill_null(False), is_labelled))
     return lines
 
 

@@ -71,10 +71,11 @@ _ROC_CAPTION = (
 )
 _CALIBRATION_CAPTION = (
     "Above: observed share of stays with the event against the mean predicted probability, in up to {bins} groups of "
-    "equal size by predicted probability (stays with the same probability stay together), with 95 % Wilson intervals, "
+    "equal size by predicted probability (stays with the same probability stay together, and neighbours where few have "
+    "the event, or have not), with 95 % Wilson intervals, "
     "which take stays as independent. Drawn where there are enough events for the intervals of the metrics. On the "
     "dashed diagonal a forecast means what it says. A count that is not shown (*) is few, or tells of few. Below: how "
-    "many test stays received which probability."
+    "many test stays received which probability, without bars of few or that tell of few."
 )
 
 

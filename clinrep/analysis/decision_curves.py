@@ -26,6 +26,7 @@ from clinrep.analysis.curves import (
 )
 from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
+from clinrep.analysis.inputs import TEST_SPLIT
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
@@ -199,7 +200,10 @@ def _draw_curves(study: Study, curves: list[DecisionCurves]) -> list[DrawnFigure
             where = study.say_where(site.name)
             name, title = f"decision_curves_{site.name}", f"Decision curves{where}"
             figure, left_out = _draw_site(of_site, lines, study)
-            caption = _CAPTION.format(intervals=_describe_intervals(config)) + left_out
+            caption = _CAPTION.format(intervals=_describe_intervals(config))
+            if not all(is_shown.all() for curve in of_site for is_shown in curve.is_shown):
+                caption += _GAPS.format(least=config.min_cell_count)
+            caption += left_out
             drawn.append(save_figure(figure, study.figures_dir, name, title, caption))
     return drawn
 
@@ -210,6 +214,10 @@ _CAPTION = (
     "as a share of all stays. A model is worth using where its curve is above both grey lines. Probabilities are "
     "taken at their word, not recalibrated. The band, of the model that the others are compared with, is of "
     "{intervals}."
+)
+_GAPS = (
+    " Curves with points are known at these alone, with straight lines between: at other thresholds they would tell of "
+    "fewer than {least} people (min_cell_count)."
 )
 
 
@@ -227,7 +235,9 @@ def _draw_site(curves: list[DecisionCurves], lines: dict[tuple[str, str], Line],
         title_panel(panel, curve.group.outcome, curve.group.items, reason, config, study.people)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
         if curve.group.outcome not in reasons:
-            _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config))
+            where = (curve.group.site, curve.group.outcome, TEST_SPLIT)
+            is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+            _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config), 3 if is_hidden else None)
     add_legend(figure, lines, has_markers=False, others=[ALL_LINE, NONE_LINE])
     return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""
 
@@ -240,19 +250,35 @@ def _explain_not_drawn(curve: DecisionCurves, config: AnalyzeConfig) -> str:
     return "" if is_any_shown else HIDDEN_REASON.format(least=config.min_cell_count)
 
 
-def _draw_panel(panel: Axes, curve: DecisionCurves, lines: dict[tuple[str, str], Line], reference: int | None) -> None:
-    """Draw the curves of one outcome; the lowest part of `Treat all` is cut off."""
-    items = curve.group.items
-    highest = curve.treat_all[0]
-    panel.plot(curve.thresholds, curve.treat_all, color="0.55", linewidth=1.0, zorder=1)
+def _draw_panel(
+    panel: Axes,
+    curve: DecisionCurves,
+    lines: dict[tuple[str, str], Line],
+    reference: int | None,
+    num_digits: int | None,
+) -> None:
+    """Draw the curves of one outcome; the lowest part of `Treat all` is cut off.
+
+    A vector file holds every vertex, so it has no more numbers than the CSV file: none at hidden thresholds, and
+    rounded to `num_digits` decimals, unless None.
+    """
+    benefits, treat_all = curve.benefits, curve.treat_all
+    bands = curve.bands
+    if num_digits is not None:
+        benefits, treat_all = benefits.round(num_digits), treat_all.round(num_digits)
+        bands = [None if band is None else band.round(num_digits) for band in bands]
+    highest = treat_all[0]
+    panel.plot(curve.thresholds, treat_all, color="0.55", linewidth=1.0, zorder=1)
     panel.axhline(0, color="0.55", linewidth=1.0, linestyle="--", zorder=1)
-    for index, item in enumerate(items):
-        line = lines.get((item.model, item.probe))
-        if line is None or curve.group.rankings[index] is None:
+    for index, item in enumerate(curve.group.items):
+        line, is_shown = lines.get((item.model, item.probe)), curve.is_shown[index]
+        if line is None or curve.group.rankings[index] is None or not is_shown.any():
             continue
-        band = curve.bands[index]
+        thresholds, band = curve.thresholds[is_shown], bands[index]
         if index == reference and band is not None:
-            panel.fill_between(curve.thresholds, *band, color=line.color, alpha=0.18, linewidth=0)
-            highest = max(highest, band[1].max())
-        panel.plot(curve.thresholds, curve.benefits[index], color=line.color, linestyle=line.dashes)
-    panel.set(xlim=(0, curve.thresholds[-1]), ylim=(-0.2 * curve.treat_all[0], 1.05 * highest))
+            low, high = band[:, is_shown]
+            panel.fill_between(thresholds, low, high, color=line.color, alpha=0.18, linewidth=0)
+            highest = max(highest, high.max())
+        marker = "" if is_shown.all() else "."  # what is between points is not known
+        panel.plot(thresholds, benefits[index, is_shown], color=line.color, linestyle=line.dashes, marker=marker)
+    panel.set(xlim=(0, curve.thresholds[-1]), ylim=(-0.2 * treat_all[0], 1.05 * highest))

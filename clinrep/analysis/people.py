@@ -71,12 +71,16 @@ class People:
         return frame
 
     def round_hidden(self, numbers: pl.DataFrame, *sites: str) -> pl.DataFrame:
-        """Round to what is printed where the number of events of test is not shown: more digits would tell it.
+        """Round to what is printed where the number of stays or events of test is not shown: more digits would tell it.
 
         `sites` are the columns that name a site, `site` alone unless given; `outcome` names the outcome.
         """
         found = [
-            any(self.is_hidden("events", row[site], row["outcome"], TEST_SPLIT) for site in sites or ("site",))
+            any(
+                self.is_hidden(what, row[site], row["outcome"], TEST_SPLIT)
+                for what in ("labelled", "events")
+                for site in sites or ("site",)
+            )
             for row in numbers.iter_rows(named=True)
         ]
         is_hidden, values = pl.Series(found, dtype=pl.Boolean), pl.col(pl.Float64)

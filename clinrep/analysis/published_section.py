@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from clinrep.analysis.anomalies import select_main
-from clinrep.analysis.anomaly_cohort import AGE, TOKENS, describe_by_anomaly
+from clinrep.analysis.anomaly_cohort import AFTER, AGE, STAYS, TOKENS, describe_by_anomaly
 from clinrep.analysis.inputs import TEST_SPLIT, Site
 from clinrep.analysis.local_fine_tuning import choose_probe
 from clinrep.analysis.probes import NO_PROBE
@@ -86,7 +86,10 @@ def collect_ours(study: Study) -> pl.DataFrame:
 
 
 def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
-    """Return stays and shares with the event by split, of inliers, outliers and all (Tables 1 and 2)."""
+    """Return stays and shares with the event by split, of inliers, outliers and all (Tables 1 and 2).
+
+    What section cohort_by_anomaly hides of inliers or outliers, or another of all, is hidden here too.
+    """
     anomalies = select_main(study.anomalies, study.config).filter(pl.col("site") == site.name)
     stays = site.stays.select("subject_id", "patient_id", "split").join(
         anomalies.select("subject_id", "is_outlier"), on="subject_id", how="left"
@@ -96,10 +99,11 @@ def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
         groups = {ALL: of_split}
         if of_split["is_outlier"].null_count() == 0:
             groups |= {"inliers": of_split.filter(~pl.col("is_outlier")), "outliers": of_split.filter("is_outlier")}
-        common = {"model": COHORT, "split": split}
+        common, where = {"model": COHORT, "split": split}, (site.name, str(split))
         sizes = {subgroup: [_count_patients(chosen)] for subgroup, chosen in groups.items()}
         counted = {subgroup: float(chosen.height) for subgroup, chosen in groups.items()}
-        rows += _hide_small(counted, sizes, common | {"outcome": "", "quantity": "num_subjects"}, study)
+        hidden = _find_hidden(study, where, STAYS, "n") | ({ALL} if study.people.is_hidden("stays", *where) else set())
+        rows += _hide_small(counted, sizes, hidden, common | {"outcome": "", "quantity": "num_subjects"}, study)
         for outcome in study.outcomes:
             labels = site.outcomes.filter(outcome=outcome).select("subject_id", "label").drop_nulls()
             chosen = {name: labels.join(group, on="subject_id") for name, group in groups.items()}
@@ -108,9 +112,11 @@ def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
                 for name, rows in chosen.items()
             }
             shares = {name: rows["label"].mean() for name, rows in chosen.items()}
-            if study.people.is_hidden("events", site.name, outcome, str(split)):
-                sizes[ALL] = [0]
-            rows += _hide_small(shares, sizes, common | {"outcome": outcome, "quantity": "prevalence"}, study)
+            words = AFTER.format(label_outcome(outcome, study.config))
+            hidden = _find_hidden(study, where, words, "percent")
+            if any(study.people.is_hidden(what, site.name, outcome, str(split)) for what in ("labelled", "events")):
+                hidden.add(ALL)
+            rows += _hide_small(shares, sizes, hidden, common | {"outcome": outcome, "quantity": "prevalence"}, study)
     return rows
 
 
@@ -135,12 +141,21 @@ def _describe_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
     return rows
 
 
+def _find_hidden(study: Study, where: tuple[str, str], words: str, column: str) -> set[str]:
+    """Return for which of inliers and outliers section cohort_by_anomaly hides a line of a (site, split)."""
+    site, split = where
+    lines = describe_by_anomaly(study).filter(site=site, split=split, characteristic=words)
+    if not study.config.min_cell_count or lines.is_empty():
+        return set()
+    return {group for group in ("inliers", "outliers") if lines[f"{group}_{column}"].item() is None}
+
+
 def _hide_small(
-    values: dict[str, Any], sizes: dict[str, list[int]], common: dict[str, Any], study: Study
+    values: dict[str, Any], sizes: dict[str, list[int]], hidden: set[str], common: dict[str, Any], study: Study
 ) -> list[dict[str, Any]]:
-    """Return a row a subgroup; where one counts too few people, it and those that would give it away have none."""
+    """Return a row a subgroup; where one counts too few people, or is hidden, it and what gives it away have none."""
     least = study.config.min_cell_count
-    small = {name for name, counts in sizes.items() if any(count < least for count in counts)}
+    small = hidden | {name for name, counts in sizes.items() if any(count < least for count in counts)}
     if small:
         small |= {"inliers", "outliers"}  # the one is the whole without the other
     reason = f"not shown: fewer than {least} people, or would give such a number away"
@@ -198,8 +213,7 @@ def _list_regressions(study: Study, site: Site) -> list[dict[str, Any]]:
         if one.site.name != site.name:
             continue
         common = {"model": REGRESSION, "split": TEST_SPLIT, "outcome": one.outcome, "subgroup": ALL}
-        where = (site.name, one.outcome, TEST_SPLIT)
-        is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+        is_hidden = one.has_hidden(study)
         told = {"reason": "not shown: it would tell small numbers of people"}
         size = told if is_hidden else {"estimate": float(one.test.labels.size)}
         rows.append(common | {"quantity": "num_subjects"} | size)

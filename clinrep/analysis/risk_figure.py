@@ -148,14 +148,17 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
     if max(int(drawn.labels.sum()), int((~drawn.labels).sum())) < least:
         return f"{words} at {site.name} is not drawn: fewer than {least} stays with the outcome, and without it."
     kinds = drawn.labels, ~drawn.labels
-    told = [_tell(int(kind.sum()), drawn.patients[kind], config.min_cell_count) for kind in kinds]
-    told.append(_tell(stays.labels.size, stays.patients, config.min_cell_count))
+    is_whole = stays.labels.size == stays.num_labelled
+    told = [_tell(drawn.patients[kind], config.min_cell_count, is_whole) for kind in kinds]
+    told.append(_tell(stays.patients, config.min_cell_count, is_whole))
     told.append(format_small(stays.num_labelled, config.min_cell_count))
     if study.people.is_hidden("labelled", site.name, outcome, TEST_SPLIT):
         told[2:] = [HIDDEN, HIDDEN]
     has_counts = not study.people.is_hidden("events", site.name, outcome, TEST_SPLIT)
     told[:2] = told[:2] if has_counts else [HIDDEN, HIDDEN]
-    below = "Below each axis: stays that contribute there. " * has_counts
+    below = "Below each axis: stays that contribute there"
+    below += f", rounded down to multiples of {config.min_cell_count}. " if config.min_cell_count else ". "
+    below *= has_counts
     with mpl.rc_context(STYLE):
         figure = draw_risk(drawn, least, config.min_cell_count, config.risk_figure.origin, has_counts)
         title = f"Predictions over time: {words}" + (f" at {site.name}" if len(study.sites) > 1 else "")
@@ -163,7 +166,7 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
             f"Predicted probability of {words[:1].lower() + words[1:]} after each token (above) and by hours from "
             f"{_name_origin(config.risk_figure.origin)} (below): mean and 2.5\N{EN DASH}97.5 % band of "
             f"{told[0]} test stays with the outcome (dashed) and {told[1]} without (solid), the same in every "
-            f"panel, drawn at random from the {told[2]} of {told[3]} labelled stays that every "
+            f"panel, drawn at random from {told[2]} of {told[3]} labelled stays, those that every "
             "model follows. The band is the spread of stays, not the uncertainty of the mean. By hours, what was said "
             f"at the last token stands until the next. {below}A curve is drawn where {least} stays or more contribute, "
             "of as many patients as a cell may count. URT: trained on sequences cut at a uniformly random token. "
@@ -172,9 +175,16 @@ def _draw(study: Study, site: Site, outcome: str, stays: FollowedStays) -> Drawn
         return save_figure(figure, study.figures_dir, f"risk_over_time_{site.name}_{outcome}", title, caption)
 
 
-def _tell(num_stays: int, patients: NDArray[np.intp], least: int) -> str:
-    """Return how many stays, those of fewer than `least` patients as `fewer than 11`."""
-    return f"fewer than {least}" if np.unique(patients).size < least else f"{num_stays:,}"
+def _tell(patients: NDArray[np.intp], least: int, is_whole: bool) -> str:
+    """Return how many stays, those of fewer than `least` patients as `fewer than 11`.
+
+    Where not all labelled stays are followed, how many these are would tell how few are not: then rounded down.
+    """
+    if np.unique(patients).size < least:
+        return f"fewer than {least}"
+    if is_whole or not least:
+        return f"{patients.size:,}"
+    return f"at least {patients.size // least * least:,}"
 
 
 def draw_risk(stays: FollowedStays, min_stays: int, min_people: int, origin: str, has_counts: bool = True) -> Figure:
@@ -193,8 +203,9 @@ def draw_risk(stays: FollowedStays, min_stays: int, min_people: int, origin: str
             is_enough = (pl.col("num_stays") >= min_stays) & (pl.col("num_patients") >= min_people)
             _draw_panel(panel, summary.with_columns(is_enough=is_enough))
             panel.set_xlabel(words, labelpad=24)
-            if has_counts:
-                _write_counts(panel, summary.with_columns(is_enough=is_enough), min_stays, is_named=column == 0)
+            if has_counts:  # rounded as in the tables of AUROCs
+                told = summary.with_columns(pl.col("num_stays") // max(min_people, 1) * max(min_people, 1))
+                _write_counts(panel, told.with_columns(is_enough=is_enough), min_stays, is_named=column == 0)
         panels[0, column].set_title(name)
     for row in panels:
         row[0].set_ylabel("Predicted probability")

@@ -35,6 +35,8 @@ def build_risk_table(rows: list[dict[str, Any]], axis: str, study: Study) -> Pri
     config, least = study.config, study.config.min_cell_count
     whose = {"num_subjects": "num_patients", "num_events": "num_event_patients"}
     numbers = round_counts(numbers, whose, least)
+    if least:  # with more digits than are printed, an AUROC times the number of pairs would tell the counts
+        numbers = numbers.with_columns(pl.col("estimate", "low", "high").round(3))
     keys = ["site", "outcome"]
     scores = numbers.with_columns(
         cell=pl.struct("estimate", "low", "high", "reason").map_elements(format_score, pl.String)

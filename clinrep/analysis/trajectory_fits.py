@@ -41,8 +41,14 @@ class Measured:
     """Name in `REGRESSORS` -> (N,)."""
     num_left_out: int
     """Labelled stays without a jump, whose sequence is one token."""
-    num_left_out_patients: int
-    """Whose stays these are."""
+    left_out_patients: tuple[int, int]
+    """Whose stays these are: with the event, and without."""
+
+    def tells_few(self, least: int) -> bool:
+        """Return whether the numbers of stays here, beside those of all labelled ones in other tables, tell of few."""
+        kept = (np.unique(self.patients[kind]).size for kind in (self.labels, ~self.labels))
+        has_few_kept = any(self.left_out_patients) and any(count < least for count in kept)
+        return has_few_kept or any(0 < count < least for count in self.left_out_patients)
 
     def take(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], dict[str, Floats]]:
         """Return labels and regressors of some stays."""
@@ -86,13 +92,14 @@ def select_measured(site: Site, measures: pl.DataFrame, outcome: str, split: str
         measures.filter(pl.col("split") == split), on="subject_id", how="left", maintain_order="left"
     )
     is_whole = rows.select(pl.all_horizontal(pl.col(REGRESSORS).is_not_null())).to_series().to_numpy()
+    without, labels = stays.patients[~is_whole], stays.labels[~is_whole]
     return Measured(
         stays.subject_ids.filter(pl.Series(is_whole)),
         stays.labels[is_whole],
         stays.patients[is_whole],
         {name: rows[name].to_numpy()[is_whole].astype(np.float64) for name in REGRESSORS},
         int((~is_whole).sum()),
-        np.unique(stays.patients[~is_whole]).size,
+        (np.unique(without[labels]).size, np.unique(without[~labels]).size),
     )
 
 
@@ -114,6 +121,12 @@ class Regression:
     reason: str
     """Why there is no fit; '' where there is."""
     logit: Logit | None
+
+    def has_hidden(self, study: Study) -> bool:
+        """Return whether some of its numbers of people, and so all that tells them, must not be shown."""
+        where = (self.site.name, self.outcome, TEST_SPLIT)
+        is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+        return is_hidden or self.test.tells_few(study.config.min_cell_count)
 
 
 @compute_once

@@ -15,7 +15,6 @@ from clinrep.analysis.metrics import Floats
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.trajectory_fits import (
     REGRESSORS,
-    Measured,
     Regression,
     fit_regressions,
     predict_across_folds,
@@ -62,31 +61,34 @@ def build_trajectory_section(study: Study) -> Section:
     scales, scaled_by = _choose_scales(study, measures)
     results, tables, checks = [], [], []
     for one in fit_regressions(study):
-        numbers = _hide(_list_terms(one, scales), one.test, study)
+        numbers = _hide(_list_terms(one, scales), one, study)
         results.append(numbers)
-        checks += _check_held_out(study, one, measures)
+        checks.append(_hide(pl.DataFrame(_check_held_out(study, one, measures), schema=_CHECK_SCHEMA), one, study))
         if one.logit is not None:
             table = build_table(numbers, study, scaled_by)
             tables.append(table)
-            if numbers["num_events"].null_count() == 0:  # the summary's log-likelihoods tell them
+            if not one.has_hidden(study):  # the summary has the numbers of stays, and log-likelihoods tell events
                 artifacts.check_file_word(table.name, "table")
                 artifacts.write_text(study.directory / "tables" / f"{table.name}.txt", one.logit.summary)
     overview = build_overview(pl.concat(results), study)
-    held_out = build_check_table(study.people.hide_scored(pl.DataFrame(checks, schema=_CHECK_SCHEMA)), study)
+    held_out = build_check_table(pl.concat(checks), study)
     return Section("trajectories", title, text, tables=[overview, held_out, *tables])
 
 
-def _hide(numbers: pl.DataFrame, test: Measured, study: Study) -> pl.DataFrame:
-    """Return the rows without counts of people that must not be shown, nor what would tell them."""
-    least = study.config.min_cell_count
-    numbers = study.people.hide_scored(numbers)
-    is_shown = pl.col("num_subjects").is_not_null() & pl.col("num_events").is_not_null()
-    telling = ("log_likelihood", "log_likelihood_null", "pseudo_r2", "llr_p")
-    is_large = is_shown & (test.num_left_out_patients == 0 or test.num_left_out_patients >= least)
+def _hide(numbers: pl.DataFrame, one: Regression, study: Study) -> pl.DataFrame:
+    """Return the rows without counts of people that must not be shown, nor what would tell them.
+
+    Where few stays are left out, not even how many there are: all labelled ones, in other tables, would tell the few.
+    """
+    numbers, gone = study.people.hide_scored(numbers), set()
+    if one.has_hidden(study):
+        gone |= {"num_left_out", "num_patients", "log_likelihood", "log_likelihood_null", "pseudo_r2", "llr_p"}
+    if one.test.tells_few(study.config.min_cell_count):
+        gone |= {"num_subjects", "num_events"}
+        scores = [name for name in ("estimate", "low", "high") if "estimate" in numbers.columns]
+        numbers = numbers.with_columns(pl.col(scores).round(3))
     return numbers.with_columns(
-        *(pl.when(is_shown).then(pl.col(name)).alias(name) for name in telling),
-        num_left_out=pl.when(is_large).then("num_left_out"),
-        num_patients=pl.when(is_shown & (pl.col("num_patients") >= least)).then("num_patients"),
+        pl.lit(None, dtype).alias(name) for name, dtype in numbers.schema.items() if name in gone
     )
 
 

@@ -68,7 +68,7 @@ def build_table(numbers: pl.DataFrame, study: Study, scaled_by: str) -> PrintedT
         }
     )
     left_out, squared = fit["num_left_out"], "pseudo-R\N{SUPERSCRIPT TWO}"
-    told = "; how well it fits is not shown, because it would tell small numbers of people"
+    told = "; how well it fits, and statsmodels' own summary, are not shown: they would tell small numbers of people"
     if fit["llr_p"] is not None:
         told = (
             f". McFadden's {squared} {fit['pseudo_r2']:.4f}; log-likelihood {fit['log_likelihood']:.2f}, of the "

@@ -66,12 +66,14 @@ def hide_scores(scores: pl.DataFrame, patients: pl.DataFrame, least: int) -> pl.
     """Return the scores without their counts, and without numbers that rest on the stays of too few patients.
 
     `patients` is table `class_patients`; scores it does not have are not told. The counts are in tables/, where stage
-    04 hides what would give a small one away; here they could undo that.
+    04 hides what would give a small one away; here they could undo that. So could more than the three decimals that
+    stage 04 prints: an AUROC times twice the number of pairs of stays with and without the event is a whole number.
     """
     counts = ("num_event_patients", "num_other_patients")
     is_told = pl.all_horizontal(pl.col(name).fill_null(0) >= least for name in counts)
     scores = scores.join(patients, on=["site", "outcome", "subgroup"], how="left", maintain_order="left")
-    told = [pl.when(is_told).then(name).alias(name) for name in ("estimate", "low", "high")]
+    values = [pl.col(name).round(3) if least else pl.col(name) for name in ("estimate", "low", "high")]
+    told = [pl.when(is_told).then(value) for value in values]
     return scores.select("site", "model", "probe", "outcome", "subgroup", "metric", *told)
 
 

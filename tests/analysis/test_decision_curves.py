@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from clinrep.analysis import decision_curves
 from clinrep.analysis.decision_curves import PRINTED_EVERY, build_decision_section, compute_curves
 from clinrep.analysis.metrics import rank
 from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all
+from clinrep.analysis.people import People
 from clinrep.analysis.replicates import group_models
 from clinrep.analysis.safe_cuts import find_safe_cuts
 from tests.analysis.comparing import make_config, make_predicted, make_study
@@ -97,6 +99,39 @@ def test_what_is_shown_never_tells_a_small_number_of_people():
             assert between == 0 or between >= 11
     assert curves.is_shown[0][PRINTED_EVERY]  # those printed come first
     assert compute_curves(group, make_config()).is_shown[0].all()
+
+
+def test_the_figure_has_no_number_that_the_table_hides(tmp_path, monkeypatch):
+    """A PDF holds every vertex of a curve, and net benefit at two thresholds the counts between them."""
+    labels, probabilities = make_stays()
+    predicted = make_predicted(labels, {"classifier": probabilities, "other": np.roll(probabilities, 1)})
+    figures = []
+    monkeypatch.setattr(decision_curves, "save_figure", lambda figure, *words: figures.append((figure, words[-1])))
+    study = make_study(predicted, make_config(min_cell_count=11), tmp_path)
+    numbers = build_decision_section(study).tables[0].numbers
+    ((figure, caption),) = figures
+    for line, model in zip(figure.axes[0].lines[2:], ("classifier", "other"), strict=True):
+        shown = numbers.filter(model=model).drop_nulls("net_benefit")
+        assert 3 < shown.height < 101
+        assert line.get_xdata().tolist() == shown["threshold"].to_list()
+        assert line.get_ydata().tolist() == shown["net_benefit"].to_list()
+    (band,) = figure.axes[0].collections
+    drawn = set(numbers.filter(model="classifier").drop_nulls("low")["threshold"])
+    assert set(band.get_paths()[0].vertices[:, 0]) == drawn
+    assert "Curves with points are known at these alone" in caption
+
+
+def test_the_figure_is_rounded_as_the_table_where_counts_are_hidden(tmp_path, monkeypatch):
+    labels, probabilities = make_stays()
+    study = make_study(make_predicted(labels, {"classifier": probabilities}), make_config(), tmp_path)
+    for hidden in ("labelled", "events"):
+        figures = []
+        monkeypatch.setattr(decision_curves, "save_figure", lambda figure, *_, kept=figures: kept.append(figure))
+        study.__dict__["people"] = People(frozenset({(hidden, "here", "died", "test")}), 0)
+        numbers = build_decision_section(study).tables[0].numbers
+        assert numbers["net_benefit"].equals(numbers["net_benefit"].round(3))
+        for line in figures[0].axes[0].lines:
+            assert list(line.get_ydata()) == list(np.round(line.get_ydata(), 3))
 
 
 def test_safe_cuts_by_hand():

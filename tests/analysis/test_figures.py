@@ -1,11 +1,13 @@
 """What the figures draw, against scikit-learn and by hand."""
 
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from clinrep.analysis.calibration import compute_wilson_interval, group_by_probability
+from clinrep.analysis.calibration import compute_wilson_interval, count_bars, group_by_probability
 from clinrep.analysis.config import EmbeddingConfig
 from clinrep.analysis.embeddings import PANEL_POINTS, draw_embeddings, find_bins, place_labels, project_by_tsne
 from clinrep.analysis.metrics import rank
@@ -36,6 +38,31 @@ def test_calibration_groups_by_hand():
 def test_calibration_never_separates_ties():
     means, shares, counts = group_by_probability(np.array([True, False, True, False]), np.full(4, 0.3), 2)
     assert (means.tolist(), shares.tolist(), counts.tolist()) == ([0.3], [0.5], [4])
+
+
+def test_calibration_groups_tell_of_no_few_people_of_either_class():
+    """Share and size of a group are how many have the event."""
+    rng = np.random.default_rng(0)
+    probabilities, patients = rng.random(600), np.arange(600) // 2
+    labels = rng.random(600) < probabilities**3
+    _, shares, counts = group_by_probability(labels, probabilities, 10)
+    assert ((shares * counts).round() < 11).any()
+    means, shares, counts = group_by_probability(labels, probabilities, 10, patients, 11)
+    assert counts.sum() == 600
+    assert 2 < counts.size < 10
+    assert (np.diff(means) > 0).all()
+    order, ends = np.argsort(probabilities), np.r_[0, counts.cumsum()]
+    for start, end in itertools.pairwise(ends):
+        rows = order[start:end]
+        for is_event in (True, False):
+            num_people = np.unique(patients[rows[labels[rows] == is_event]]).size
+            assert num_people == 0 or num_people >= 11
+
+
+def test_one_small_bar_hides_another():
+    bar = np.repeat(np.arange(4), [50, 3, 20, 30])
+    assert count_bars(bar, np.arange(bar.size), 5, 11).tolist() == [50, 0, 0, 30, 0]
+    assert count_bars(bar, np.arange(bar.size), 5, 0).tolist() == [50, 3, 20, 30, 0]
 
 
 def test_wilson_interval_of_a_known_case():

@@ -83,14 +83,39 @@ def test_ours_stand_beside_with_their_intervals(site, tmp_path):
 
 def test_small_groups_are_not_shown_and_cannot_be_worked_out(site, tmp_path):
     flags = [*site.flags("here"), "--outcomes=[in_hospital_death]", "--sections=[published]"]
-    out = run_main(tmp_path / "out", *flags, "--published_sites.mimic=here", "--min_cell_count=60")
+    out = run_main(tmp_path / "out", *flags, "--published_sites.mimic=here", "--min_cell_count=30")
     table = pl.read_csv(out / "tables" / "published.csv", infer_schema_length=None).filter(model="cohort", split="test")
     sizes = {row["subgroup"]: row for row in table.filter(quantity="num_subjects").iter_rows(named=True)}
-    assert sizes["all"]["estimate"] == site.stays.filter(split="test").height > 60
+    assert sizes["all"]["estimate"] == site.stays.filter(split="test").height > 30
     assert sizes["inliers"]["estimate"] is None
     assert sizes["outliers"]["estimate"] is None
-    assert table.filter(quantity="prevalence")["estimate"].null_count() == 3  # under 60 events
+    assert table.filter(quantity="prevalence")["estimate"].null_count() == 3  # under 30 events
     assert "would give such a number away" in sizes["outliers"]["reason"]
+
+
+def test_what_tables_1_and_2_hide_of_inliers_and_outliers_is_not_told_beside_the_published(site, tmp_path):
+    """Few outliers are excluded, so their stays are hidden, many as they are: scored ones and all would tell them."""
+    flags = [*site.flags("here"), "--anomaly_methods=[mahalanobis]", "--anomalies.outlier_quantile=0.7"]
+    flags += ["--sections=[published,cohort_by_anomaly]", "--published_sites.mimic=here"]
+    out = run_main(tmp_path / "out", *flags)
+    ours = pl.read_csv(out / "tables" / "published.csv", infer_schema_length=None).filter(model="cohort", split="test")
+    theirs = pl.read_csv(out / "tables" / "cohort_by_anomaly.csv", infer_schema_length=None).filter(split="test")
+    lines = {"num_subjects": "Stays", "prevalence": "In hospital death: after it, n (% of labelled)"}
+    for quantity, words in lines.items():
+        line, told = theirs.filter(characteristic=words), ours.filter(quantity=quantity)
+        for group in ("inliers", "outliers"):
+            assert line[f"{group}_n"].item() is None
+            assert set(told.filter(subgroup=group)["estimate"]) == {None}
+
+
+def test_a_small_split_is_not_told_by_the_others(site, tmp_path):
+    out = run_main(tmp_path / "out", *site.flags("here"), "--sections=[published,cohort]", "--min_cell_count=60",
+                   "--published_sites.mimic=here")  # fmt: skip
+    table = pl.read_csv(out / "tables" / "published.csv", infer_schema_length=None)
+    sizes = table.filter(model="cohort", quantity="num_subjects", subgroup="all")
+    counts = dict(sizes.select("split", "estimate").iter_rows())
+    assert site.stays.filter(split="val").height < 60 < site.stays.filter(split="test").height
+    assert list(counts.values()).count(None) > 1
 
 
 def test_without_roles_the_section_says_what_to_set(site, tmp_path):

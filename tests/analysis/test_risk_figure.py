@@ -11,8 +11,14 @@ from sklearn.metrics import roc_auc_score
 from clinrep import artifacts
 from clinrep.analysis.bootstrap import draw_patient_counts, find_patients_with_event
 from clinrep.analysis.config import RiskFigureConfig
-from clinrep.analysis.risk_curves import MICROSECONDS, Followed, summarize_by_hours, summarize_by_tokens
-from clinrep.analysis.risk_figure import choose_stays
+from clinrep.analysis.risk_curves import (
+    MICROSECONDS,
+    Followed,
+    FollowedStays,
+    summarize_by_hours,
+    summarize_by_tokens,
+)
+from clinrep.analysis.risk_figure import _tell, choose_stays, draw_risk
 from clinrep.config import InputError
 from clinrep.distributed import derive_seed
 from clinrep.modality import resolve
@@ -252,3 +258,38 @@ def test_intervals_are_those_of_a_loop_over_replicates_which_points_of_the_same_
         row = tables[axis].filter(at=at).row(0, named=True)
         assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), rel=1e-9)
         assert row["estimate"] == pytest.approx(roc_auc_score(labels, said))
+
+
+def test_aurocs_beside_rounded_counts_have_too_few_digits_to_tell_them(tmp_path):
+    site = FakeSite(tmp_path / "site", poolings=("random_token",), num_stays=500).write()
+    write_risk(site)
+    settings = ["--risk_figure.hours=[4,12]", "--risk_figure.num_tokens=[4]", f"--outcomes=[{OUTCOME}]"]
+    whole = run(tmp_path / "whole", *site.flags("demo"), *settings)
+    out = run(tmp_path / "out", *site.flags("demo"), *settings, "--min_cell_count=11")
+    for axis in ("hours", "tokens"):
+        exact, told = (pl.read_csv(one / "tables" / f"risk_auroc_by_{axis}.csv") for one in (whole, out))
+        for name in ("estimate", "low", "high"):
+            assert told[name].null_count() == 0
+            assert not exact[name].equals(exact[name].round(3))
+            assert told[name].equals(told[name].round(3))
+        assert (told["num_subjects"] % 11 == 0).all()
+
+
+def test_counts_below_the_axes_are_rounded_as_in_the_tables():
+    followed, labels = make_followed(num_stays=220, seed=3)
+    stays = FollowedStays(labels, np.arange(labels.size), {"m": followed}, labels.size)
+    words = [
+        {text.get_text() for panel in draw_risk(stays, 11, least, "admission").axes for text in panel.texts}
+        for least in (0, 11)
+    ]
+    exact, told = ([int(word) for word in some if word.isdigit()] for some in words)
+    assert any(count % 11 for count in exact)
+    assert told
+    assert not any(count % 11 for count in told)
+
+
+def test_how_many_stays_are_followed_does_not_tell_how_few_are_not():
+    patients = np.arange(498)
+    assert _tell(patients, 11, is_whole=False) == "at least 495"
+    assert _tell(patients, 11, is_whole=True) == _tell(patients, 0, is_whole=False) == "498"
+    assert _tell(np.zeros(498, int), 11, is_whole=True) == "fewer than 11"

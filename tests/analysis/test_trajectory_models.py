@@ -166,3 +166,32 @@ def test_without_train_trajectories_folds_check_and_stays_of_one_token_are_left_
     assert len(read(out, "trajectory_held_out").filter(outcome="in_hospital_death")) == 2
     assert "a single token have no jump and are left out: 1." in (out / "report.html").read_text()
     assert "of the same test stays" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("num_short", [3, 30])
+def test_few_stays_left_out_follow_from_no_file(tmp_path, num_short):
+    """All labelled stays are told elsewhere, so those of the fit would tell 3 left out, or 3 with the event of 30."""
+    other = FakeSite(tmp_path / "site", num_stays=600).write()
+    labels = other.outcomes.filter(outcome="in_hospital_death").join(other.stays.filter(split="test"), on="subject_id")
+    has_event = labels.filter("label")["subject_id"][:3].to_list()
+    short = has_event + labels.filter(~pl.col("label"))["subject_id"][: num_short - 3].to_list()
+    table = write_trajectories(other, splits=("test",))
+    table = table.with_columns(max_jump=pl.when(~pl.col("subject_id").is_in(short)).then("max_jump"))
+    artifacts.write_table("trajectories", table, other.representations)
+    out = run(tmp_path / "out", *other.flags("demo"), "--min_cell_count=11", "--outcomes=[in_hospital_death]",
+              "--sections=[trajectories,published]", "--published_sites.mimic=demo")  # fmt: skip
+    fit, scored = read(out, "trajectory_logit_demo_in_hospital_death"), read(out, "trajectory_held_out")
+    assert fit["coefficient"].null_count() == 0
+    counts = ["num_subjects", "num_patients", "num_events", "num_left_out"]
+    telling = ["pseudo_r2", "log_likelihood", "log_likelihood_null", "llr_p"]
+    for rows in (fit, read(out, "trajectory_logits")):
+        assert rows.select(counts + telling).null_count().row(0) == (4,) * 8
+    assert scored["num_subjects"].null_count() == scored["num_events"].null_count() == scored.height
+    assert scored["estimate"].equals(scored["estimate"].round(3))
+    assert not list((out / "tables").glob("*.txt"))
+    ours = read(out, "published").filter(model="regression")
+    told = {row["quantity"]: row["estimate"] for row in ours.iter_rows(named=True)}
+    assert told["num_subjects"] is None
+    assert told["pseudo_r2"] is None
+    assert told["max_jump"] is not None
+    assert str(table.height - num_short) not in (out / "report.html").read_text().partition("trajectory_logits")[2]

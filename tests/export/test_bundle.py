@@ -72,6 +72,23 @@ def test_few_patients_hide_scores_on_either_side():
     assert hide_scores(frame, patients, 11)["high"].null_count() == 4
 
 
+def test_scores_have_too_few_digits_to_tell_the_counts_behind_them():
+    """An AUROC is a whole number of halves of the pairs of stays with and without the event."""
+    aurocs = [(2 * 1000 + 1) / (2 * 43 * 97), (2 * 1771) / (2 * 43 * 97)]
+    frame = pl.DataFrame({"site": "s", "model": ["m", "n"], "probe": "p", "outcome": "o", "subgroup": "all",
+                          "metric": "auroc", "estimate": aurocs, "low": 1 / 3, "high": 2 / 3})  # fmt: skip
+    patients = pl.DataFrame({"site": "s", "outcome": "o", "subgroup": "all", "num_event_patients": 43,
+                             "num_other_patients": 97})  # fmt: skip
+    pairs = {43 * 97: True, 44 * 96: False}
+    for num_pairs, is_it in pairs.items():
+        found = [abs(2 * num_pairs * auroc - round(2 * num_pairs * auroc)) < 1e-7 for auroc in aurocs]
+        assert all(found) == is_it
+    shown = hide_scores(frame, patients, 11)
+    assert shown.select("estimate", "low", "high").row(0) == (0.24, 0.333, 0.667)
+    assert shown["estimate"].equals(shown["estimate"].round(3))
+    assert hide_scores(frame, patients, 0)["estimate"].to_list() == aurocs  # public data
+
+
 @pytest.mark.parametrize(
     ("text", "is_fine"),
     [
