@@ -8,6 +8,7 @@ import polars as pl
 
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.metrics import METRICS
+from clinrep.analysis.null_ece import NUM_DRAWS
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.seeds import SEED_WORDS, append_seed_means, drop_unused, format_mean
 from clinrep.analysis.study import Section, Study
@@ -37,7 +38,8 @@ def _build_score_table(study: Study) -> PrintedTable:
     }
     words, num_keys = to_words(printed, headings)
     caption = (
-        f"Performance on the test split, with {describe_intervals(config)} The prevalence is the AUPRC of a "
+        f"Performance on the test split, with {describe_intervals(config)} "
+        f"{describe_ece_interval(config)} The prevalence is the AUPRC of a "
         f"model that knows nothing. A number needs {config.min_events_for_estimate} stays with the event and as "
         f"many without, an interval {config.min_events_for_interval}; {FEW_EVENTS} marks numbers from stays "
         f"of fewer than {config.few_events} patients of either kind. ECE: expected calibration error in up to "
@@ -52,8 +54,17 @@ def _build_score_table(study: Study) -> PrintedTable:
 def describe_intervals(config: AnalyzeConfig) -> str:
     """Return the words of a caption for the intervals of the score table."""
     return (
-        f"{config.level} percentile intervals (of the ECE: basic, which takes off its bias) of "
-        f"{config.num_bootstraps:,} bootstrap replicates, patients with and without an event drawn separately."
+        f"{config.level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates, patients with and "
+        "without an event drawn separately."
+    )
+
+
+def describe_ece_interval(config: AnalyzeConfig) -> str:
+    """Return the words of a caption for the interval of the ECE, which is another."""
+    return (
+        "That of the ECE is basic, which takes off some of its bias, and begins at 0 unless the ECE exceeds the "
+        f"{config.level} quantile of {NUM_DRAWS} draws of labels from the model's own probabilities (widened where "
+        "stays of a patient are alike)."
     )
 
 
