@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from comparing import make_config, make_predicted
 from scipy.special import expit, ndtr
 
 from clinrep.analysis.metrics import METRICS, rank
 from clinrep.analysis.null_ece import compute_design_effect, draw_null_ece
 from clinrep.analysis.scores import score_group
+from tests.analysis.comparing import make_config, make_predicted
 
 
 def simulate(rng, num_patients, slope, max_stays=1, shared=0.0):
