@@ -33,6 +33,7 @@ from clinrep.analysis.bootstrap import (
     find_patients_with_event,
 )
 from clinrep.analysis.metrics import METRICS, rank
+from clinrep.analysis.null_ece import draw_null_ece
 
 
 def simulate(num_stays: int, prevalence: float, decimals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,6 +87,9 @@ def measure(num_stays: int, prevalence: float, num_replicates: int, decimals: in
         pass
     where = f"| {num_stays:,} | {labels.sum():,} |"
     print(f"{where} draws alone | | | {tell_seconds(start)} |", flush=True)
+    start = read_clocks()
+    noise = np.quantile(draw_null_ece(rank(labels, probabilities), patients, 1), 0.95)
+    print(f"{where} ece of labels from the probabilities | {noise:.4f} | | {tell_seconds(start)} |", flush=True)
     for names in [[name] for name in METRICS] + [list(METRICS)]:
         start = read_clocks()
         ranking = rank(labels, probabilities)

@@ -95,7 +95,7 @@ class AnalyzeConfig(StageConfig):
     min_events_for_estimate: int = 2
     """Fewest stays with the event, and without it, for a number to be given."""
     min_events_for_interval: int = 5
-    """Fewest stays with the event, and without it, for an interval to be given."""
+    """Fewest stays with the event, and without it, for an interval to be given; below about 40 they are too narrow."""
     comparison_reference: str | None = None
     """Model the others are compared with, as `classifier` or `logistic_regression on backbone layer 4 last_token`; null
     is the first fine-tuned classifier, or the first probe where there is none."""

@@ -287,7 +287,7 @@ class Metric:
     """Printed name."""
     compute: Callable[[Sums], Floats]
     is_reflected: bool = False
-    """Whether its interval is the basic one, which takes off a bias (`compute_interval`)."""
+    """Whether its interval is the basic one, from 0 on where chance alone gives as much (`compute_interval`)."""
 
 
 METRICS: dict[str, Metric] = {

@@ -98,7 +98,8 @@ def _describe_metrics(study: Study, facts: StudyFacts) -> Iterator[Line]:
     yield (
         "Uncertainty",
         f"{config.level} percentile intervals of {config.num_bootstraps:,} bootstrap replicates "
-        f"resampled by patient; none where fewer than {config.min_events_for_interval} stays have, or do not have, "
+        f"resampled by patient (of the ECE basic ones, from 0 on where chance "
+        f"alone gives as much); none where fewer than {config.min_events_for_interval} stays have, or do not have, "
         "the outcome",
     )
 

@@ -63,8 +63,8 @@ _REGRESSIONS: dict[str, tuple[tuple[float, float, float, int, float], ...]] = {
     ),
 }
 
-# Tables 1 and 2 by (role, split): stays, mean tokens of 24 h, then share of them with the event, each of inliers,
-# outliers and all.
+# Tables 1 and 2 by (role, split): stays, mean tokens of 24 h (cut at 1,024 tokens; ours are not), then share of
+# them with the event, each of inliers, outliers and all.
 _COHORTS: dict[tuple[str, str], dict[str, tuple[float, float, float]]] = {
     ("mimic", "train"): {
         "num_subjects": (261736, 27941, 289677),

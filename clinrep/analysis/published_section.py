@@ -260,6 +260,8 @@ def _build_table(joined: pl.DataFrame, study: Study) -> PrintedTable:
         "Numbers of the manuscript (arXiv 2504.10422), which gives no intervals, and the same numbers of the sites "
         f"named here in its place; in parentheses {config.level} intervals: of AUROCs by "
         "bootstrap over patients, of coefficients with standard errors by patient. Coefficients are of unscaled "
-        "regressors, so they depend on the width of the model. What differs on purpose is told in docs/manuscript.md."
+        "regressors, so they depend on the width of the model. The manuscript's "
+        "mean tokens are of sequences cut at 1,024 tokens, ours of all tokens before index time, so ours are higher "
+        "where stays have more. What differs on purpose is told in docs/manuscript.md."
     )
     return PrintedTable("published", "The manuscript's numbers and ours", caption, numbers, words, 3)

@@ -17,7 +17,13 @@ from sklearn.isotonic import IsotonicRegression
 
 from clinrep.analysis.inputs import FIT_SPLIT, Site
 from clinrep.analysis.metrics import METRICS, Floats
-from clinrep.analysis.performance import FEW_EVENTS, describe_intervals, mark_few_events, pivot_scores
+from clinrep.analysis.performance import (
+    FEW_EVENTS,
+    describe_ece_interval,
+    describe_intervals,
+    mark_few_events,
+    pivot_scores,
+)
 from clinrep.analysis.probes import NO_PROBE, Predicted
 from clinrep.analysis.recalibration import compute_logits, recalibrate
 from clinrep.analysis.scores import explain_too_few, group_predicted, score_group
@@ -166,7 +172,8 @@ def _build_table(study: Study, scores: pl.DataFrame) -> PrintedTable:
     caption = (
         f"Predictions as they are, and recalibrated on the {split} split of the site they are judged at: Platt, a "
         "logistic regression on the log-odds, and isotonic regression. Judged on that site's test split, with "
-        f"{describe_intervals(config)} The same replicates serve all rows of a site and outcome; the recalibration is "
+        f"{describe_intervals(config)} {describe_ece_interval(config)} "
+        "The same replicates serve all rows of a site and outcome; the recalibration is "
         f"not fitted anew in them. It needs {config.min_events_for_recalibration} stays with the event in that split "
         f"and as many without. Isotonic probabilities of 0 and 1 count as 1e-7 and 1 - 1e-7 for slope and intercept. "
         f"{FEW_EVENTS}: from stays of fewer than {config.few_events} patients with the event, or without."

@@ -13,6 +13,7 @@ from clinrep.analysis.bootstrap import bootstrap_metrics, compute_interval
 from clinrep.analysis.config import AnalyzeConfig
 from clinrep.analysis.inputs import Site
 from clinrep.analysis.metrics import METRICS, rank
+from clinrep.analysis.null_ece import draw_null_ece
 from clinrep.analysis.probes import Predicted
 from clinrep.analysis.subgroups import assign_subgroups
 from clinrep.analysis.suppression import MIN_CELL_COUNT, format_small
@@ -127,10 +128,12 @@ def score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> lis
         for index, item in enumerate(items)
         if item.probabilities is not None and not no_estimate
     }
-    replicates = {}
+    replicates, noises = {}, {}
     if rankings and not no_interval:
         values = bootstrap_metrics(list(rankings.values()), patients, config.num_bootstraps, seed)
         replicates = dict(zip(rankings, values, strict=True))
+        for index, ranking in rankings.items():
+            noises[index] = float(np.quantile(draw_null_ece(ranking, patients, seed), config.confidence_level))
     rows = []
     for index, item in enumerate(items):
         common: dict[str, Any] = {"site": item.site, "model": item.model, "probe": item.probe, "outcome": item.outcome}
@@ -141,20 +144,28 @@ def score_group(items: list[Predicted], seed: int, config: AnalyzeConfig) -> lis
             if tally is not None:
                 estimate = float(metric.compute(tally)[0])
                 drawn = replicates[index][position] if index in replicates else None
-                row |= _judge(estimate, drawn, metric.is_reflected, no_interval, config)
+                noise = noises.get(index) if metric.is_reflected else None
+                row |= _judge(estimate, drawn, noise, no_interval, config)
             rows.append(row)
     return rows
 
 
 def _judge(
-    estimate: float, replicates: NDArray[np.float64] | None, is_reflected: bool, no_interval: str, config: AnalyzeConfig
+    estimate: float,
+    replicates: NDArray[np.float64] | None,
+    noise: float | None,
+    no_interval: str,
+    config: AnalyzeConfig,
 ) -> dict[str, Any]:
-    """Return estimate, low, high and reason of one metric."""
+    """Return estimate, low, high and reason of one metric; `noise` is None but for a basic interval."""
     if not np.isfinite(estimate):
         return {"estimate": None, "reason": "not defined: the probabilities are all alike or separate the classes"}
     if replicates is None:
         return {"estimate": estimate, "reason": no_interval or None}
-    interval = compute_interval(replicates, config.confidence_level, estimate if is_reflected else None)
+    if noise is None:
+        interval = compute_interval(replicates, config.confidence_level)
+    else:
+        interval = compute_interval(replicates, config.confidence_level, estimate, noise)
     low, high = interval or (None, None)
     reason = None if interval else "too few patients with the event to resample"
     return {"estimate": estimate, "low": low, "high": high, "reason": reason}

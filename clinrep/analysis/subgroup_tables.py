@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
 from clinrep.analysis.metrics import METRICS
-from clinrep.analysis.performance import FEW_EVENTS, describe_intervals, mark_few_events, pivot_scores
+from clinrep.analysis.performance import (
+    FEW_EVENTS,
+    describe_ece_interval,
+    describe_intervals,
+    mark_few_events,
+    pivot_scores,
+)
 from clinrep.analysis.replicates import group_models
 from clinrep.analysis.scores import ALL
 from clinrep.analysis.study import Section, Study
@@ -59,7 +65,7 @@ def _build_table(study: Study, scores: pl.DataFrame, shown: pl.DataFrame) -> Pri
     caption = (
         "Performance on the test split by subgroup, of the model the others are compared with (comparison_reference): "
         "the fine-tuned classifier or, where there is none, the first probe; the CSV file has every model. With "
-        f"{describe_intervals(config)} "
+        f"{describe_intervals(config)} {describe_ece_interval(config)} "
         f"{FEW_EVENTS} marks numbers from stays of fewer than {config.few_events} patients with the event, or without. "
         "Intervals are not adjusted for the number of subgroups; differences between subgroups are not tested."
     )

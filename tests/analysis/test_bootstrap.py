@@ -117,6 +117,9 @@ def test_the_interval_of_what_is_biased_upwards_is_reflected_and_holds_the_estim
     assert compute_interval(values, 0.9) == pytest.approx((0.022, 0.058))
     assert compute_interval(values, 0.9, reflected_at=0.03) == pytest.approx((0.002, 0.038))
     assert compute_interval(values, 0.9, reflected_at=0.021) == pytest.approx((0, 0.021))
+    assert compute_interval(values, 0.9, reflected_at=0.03, noise=0.03) == pytest.approx((0, 0.038))
+    assert compute_interval(values + 0.9, 0.9, reflected_at=0.99) == pytest.approx((0.99 * 2 - 0.958, 1))
+    assert compute_interval(values, 0.9, reflected_at=0.03, noise=0.029) == pytest.approx((0.002, 0.038))
 
 
 def simulate_patients(rng, num_patients):

@@ -79,6 +79,7 @@ def test_ours_stand_beside_with_their_intervals(site, tmp_path):
     seen = site.outcomes.filter(outcome="icu_admission").join(test, on="subject_id")["excluded_reason"]
     assert 0 < (seen == "event before index_time").sum() < 11
     assert (before["estimate"], before["reason"]) == (None, "not shown (min_cell_count)")
+    assert "mean tokens are of sequences cut at 1,024 tokens, ours of all" in (out / "report.html").read_text()
 
 
 def test_small_groups_are_not_shown_and_cannot_be_worked_out(site, tmp_path):

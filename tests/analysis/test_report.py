@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from clinrep.analysis import images, report
 from clinrep.analysis.images import embed_image, embed_images
 from clinrep.analysis.page import embed_json, render_page
+from clinrep.analysis.performance import FEW_EVENTS_COVERAGE
 from tests.analysis.fake_runs import FakeSite, run_main
 
 
@@ -52,6 +54,18 @@ def test_each_table_says_its_command_and_its_inputs_alone(page):
     assert "timelines_dir.demo" in of_cohort
     assert "predictions_dir" not in of_cohort
     assert "predictions_dir.demo" in of_scores
+
+
+def test_the_score_table_says_what_its_intervals_are_worth_as_the_docs_do(page):
+    """Both from `benchmarks/coverage.py`."""
+    docs = (Path(__file__).parents[2] / "docs" / "comparisons.md").read_text()
+    rows = [[float(cell) for cell in row] for row in re.findall(r"\| ([124]0) \| (0\.\d+) \| (0\.\d+) \|", docs)]
+    assert [row[0] for row in rows] == [10, 20, 40]
+    held, above = ([f"{100 * row[column]:.0f}" for row in rows] for column in (1, 2))
+    assert f"in {held[0]}, {held[1]} and {held[2]} % of samples" in FEW_EVENTS_COVERAGE
+    assert f"in {above[0]}, {above[1]} and {above[2]} %." in FEW_EVENTS_COVERAGE
+    assert FEW_EVENTS_COVERAGE in page
+    assert "begins at 0 unless the ECE exceeds" in page
 
 
 def test_ids_of_stays_are_in_neither_the_command_nor_the_settings(tmp_path):
