@@ -45,9 +45,10 @@ def build_model_card_section(study: Study) -> Section:
 
 
 def format_card(table: pl.DataFrame) -> str:
-    """Return the card as Markdown."""
+    """Return the card as Markdown; a hospital's words make no HTML and no lines of their own."""
+    plain = pl.col("item", "content").str.replace_all(r"\s+", " ").str.replace_all("<", r"\<", literal=True)
     parts = ["# Model card"]
-    for (title,), rows in table.partition_by("part", as_dict=True, maintain_order=True).items():
+    for (title,), rows in table.with_columns(plain).partition_by("part", as_dict=True, maintain_order=True).items():
         lines = [f"- **{item}**: {content}" for _, item, content in rows.iter_rows()]
         parts += [f"\n## {title}\n", *lines]
     return "\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from clinrep import artifacts
-from clinrep.analysis.model_card import PARTS
+from clinrep.analysis.model_card import PARTS, format_card
 from clinrep.modality import resolve
 from tests.analysis.fake_runs import FakeSite, finish_again
 from tests.fake_weights import write_weights
@@ -137,3 +137,8 @@ def test_a_backbone_that_changed_is_not_described(site, tmp_path):
     assert card["Model details", "Backbone"].startswith("[to be filled in: the run of 01_pretrain.py was not found")
     assert ("Model details", "Pretraining") not in card
     assert "[to be filled in: not known to the run]" in card["Training data", "Cohort"]
+
+
+def test_words_of_a_hospital_make_no_html_and_no_line():
+    row = {"part": "Factors", "item": "race: <script>\n# x", "content": "a\r\n- **b** <img src=x>"}
+    assert format_card(pl.DataFrame([row])).splitlines()[-1] == (r"- **race: \<script> # x**: a - **b** \<img src=x>")
