@@ -16,6 +16,7 @@ import jsonargparse
 import yaml
 
 from clinrep.file_access import FileAccess
+from clinrep.settings_file import check_settings_file
 
 # Settings that change how a run is carried out but never what it computes. A finished or
 # stopped run may be continued with other values of these (DESIGN section 3).
@@ -104,8 +105,11 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str, st
         import_path_denylist=["*"],
         import_path_allowlist=[f"{group.__module__}.{group.__qualname__}" for group in _list_groups(config_class)],
     )
-    for path in _flag_values(argv, "config"):
-        _check_file(path)
+    try:
+        for path in _flag_values(argv, "config"):
+            check_settings_file(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     parser = _build_parser(config_class, prog, story)  # type: ignore[arg-type]  # mypy doubts that a class has a hash
     try:
         namespace = parser.parse_args(_put_files_first(argv))
@@ -130,36 +134,6 @@ def _build_parser(config_class: type[Any], prog: str, story: str) -> jsonargpars
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of a script's docstring."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Reads YAML, refusing a key that stands twice: the last would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                problem=f"twice: {', '.join(repeated)}", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _check_file(path: str) -> None:
-    """Refuse a settings file that is missing or not a mapping, naming it, which jsonargparse does not."""
-    try:
-        content = None if Path(path).is_fifo() else yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
-    except OSError as error:
-        what = f"--config {path} does not exist or cannot be read ({error.strerror}); check the path"
-        raise InputError(what) from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it is not text"
-        raise InputError(f"--config {path} is not valid YAML{where}: {what}") from error
-    if not isinstance(content, dict):
-        found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise InputError(f"--config {path} holds {found}; expected lines of 'key: value', as in configs/")
 
 
 _UNION = re.compile(

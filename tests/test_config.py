@@ -230,6 +230,7 @@ def test_an_unknown_key_of_a_file_is_refused(tmp_path):
         ("seed: 1\nwords: [a\n", "is not valid YAML in line"),
         ("seed: 1\nseed: 2\n", "is not valid YAML in line 1: twice: seed"),
         ("group: {rate: 1, rate: 2}\n", "twice: rate"),
+        ("group: &a {rate: 1}\ndirs: {<<: *a, x: 1, x: 2}\n", "in line 2: twice: x"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, text, words):
@@ -239,6 +240,26 @@ def test_a_broken_file_is_named(tmp_path, text, words):
         parse("--config", str(path), "--output_dir", "a")
     assert f"--config {path}" in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_merged_keys_are_taken_over_and_may_be_set_anew(tmp_path):
+    """What is merged was written once, also where a group that merges is merged into another."""
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "output_dir: a\nouter:\n  slope: &slope {rise: 1, run: 2}\n"
+        "slopes:\n- &steep {<<: *slope, rise: 5}\n- {<<: [*steep, *slope], steps: 3}\n"
+    )
+    config = parse_config(Rich, ["--config", str(path)], "example.py", "Story.")
+    assert config.slopes == [Slope(rise=5, run=2), Slope(rise=5, run=2, steps=3)]
+
+
+def test_names_of_a_dictionary_may_hold_dots_and_config(tmp_path):
+    path = write(tmp_path / "a.yaml", output_dir="a", dirs={"site.a": "m", "config": "n"})
+    config = parse("--config", path)
+    assert config.dirs == {"site.a": "m", "config": "n"}
+    saved = tmp_path / "config.yaml"
+    saved.write_text(config_to_yaml(config))
+    assert parse("--config", str(saved)) == config
 
 
 def test_help_shows_field_docstrings(capsys):

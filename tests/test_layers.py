@@ -30,6 +30,7 @@ FLOOR = {
     "extraction_config",
     "modality",
     "offline",
+    "settings_file",
 }
 # library -> where it may be imported
 HOMES = {

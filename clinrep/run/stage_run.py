@@ -25,6 +25,7 @@ from clinrep.failures import DiskError, explain_disk
 from clinrep.file_access import limit_access
 from clinrep.run.directory import Preparation, prepare, release, undo
 from clinrep.run.inputs import find_changed_input
+from clinrep.run.streams import open_closed_streams
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, in a log file
 EXIT_INPUT = 2
@@ -79,6 +80,7 @@ class Run:
 
 def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a stage's `main` as a program: one message and exit code 2 for what a user can mend."""
+    open_closed_streams()
     # Stages that train put their own handler in its place (StopSignal). One of several ranks keeps the
     # system's: it may wait for the others outside of Python, where no handler of ours is ever called.
     if distributed.get_world_size() == 1:
@@ -94,13 +96,23 @@ def run_stage(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
+    except BaseException as error:
+        if not _is_failure(error):
+            raise
         report_failure(error, Path(sys.argv[0]).stem)
         sys.exit(1)
     sys.exit(0)
 
 
-def report_failure(error: Exception, stage: str) -> None:
+def _is_failure(error: BaseException) -> bool:
+    """Return whether an error is a failure of ours, not an end that was asked for.
+
+    Libraries in Rust panic with an exception of their own, each a class of this name, that is no Exception.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def report_failure(error: BaseException, stage: str) -> None:
     """Log the traceback of a failure of ours, once, without what its message may quote of the data."""
     if not hasattr(error, "is_reported"):
         logger.error("%s failed\n%s", stage, describe_failure(error))
@@ -157,7 +169,9 @@ def _open(stage: str, config: Any) -> Iterator[Run]:
         logger.error("%s failed: %s", stage, error)
         distributed.end_process_group(is_failing=True)
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not _is_failure(error):
+            raise
         message = explain_disk(error, directory)
         if message:  # no `undo`: what was computed so far stays
             logger.error("%s failed: %s", stage, message)

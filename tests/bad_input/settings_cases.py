@@ -37,5 +37,35 @@ FILES = [
         ("is not valid YAML in line 1", "could not determine a constructor"),
     ),
     Case("deep", "a thousand lists in each other", write(b"seed: " + DEEP), ("is not valid YAML",)),
+    Case(
+        "itself",
+        "a list that holds itself",
+        write(b"seed: 1\npoolings: &a [*a]\n"),
+        ("is not valid YAML in line 2: *a stands within &a", "write out what it should hold"),
+    ),
+    Case(
+        "merged_itself",
+        "a group that is merged into itself",
+        write(b"extraction: &a {<<: *a}\n"),
+        ("is not valid YAML in line 1: *a stands within &a", "write out what it should hold"),
+    ),
+    Case(
+        "half",
+        "half of a character",
+        write(b'outcome: "\\ud800"\n'),
+        ("is not valid YAML in line 1: \\u with half of a character", "write the character itself"),
+    ),
+    Case(
+        "dotted",
+        "a setting of a group as flags name it",
+        write(b"zero_shot: {num_samples: 3}\nzero_shot.num_samples: 4\n"),
+        ("holds 'zero_shot.num_samples', as only flags are written", "write zero_shot: {num_samples: ...}"),
+    ),
+    Case(
+        "nested",
+        "a settings file that names another",
+        write(b"seed: 1\nconfig: other.yaml\n"),
+        ("names a further file as 'config'", "--config other.yaml --config"),
+    ),
     Case("unhashable", "a mapping in place of a key", write(b"{[1, 2]: 3}\n"), ("is not valid YAML",)),
 ]

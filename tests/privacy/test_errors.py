@@ -16,7 +16,7 @@ import yaml
 from clinrep.config import InputError, StageConfig
 from clinrep.ehr.clif import find_absent
 from clinrep.error_text import describe_error, describe_failure, hide_values
-from clinrep.run import open_run
+from clinrep.run import open_run, run_stage
 from tests.ehr.tiny_clif import RECOMMENDED, run_main, write_config, write_tiny_clif
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +157,23 @@ def test_a_failure_of_ours_leaves_out_what_it_quotes(tmp_path: Path):
         assert "ValueError: could not convert string to float: …" in text
         assert "CANARY" not in text
         assert text.count("Traceback") == 2, "told once"
+
+
+def test_a_panic_of_polars_is_a_failure_like_any_other(tmp_path: Path, monkeypatch, capsys):
+    """It is no Exception, so Python would print what it quotes, and run.log would say nothing."""
+
+    def panic(argv: list[str]) -> None:
+        with open_run("00_tokenize", StageConfig(output_dir=str(tmp_path / "out"))):
+            raise pl.exceptions.PanicException(f"no time zone '{SECRETS[0]}'")
+
+    monkeypatch.setattr(sys, "argv", ["00_tokenize.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_stage(panic)
+    assert ended.value.code == 1
+    for text in (capsys.readouterr().err, (tmp_path / "out" / "run.log").read_text()):
+        assert "PanicException: no time zone …" in text
+        assert text.count("Traceback") == 1, "told once"
+        assert_silent(text)
 
 
 @pytest.mark.parametrize(
