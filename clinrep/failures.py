@@ -59,6 +59,14 @@ def pass_disk_error(error: BaseException, path: Path) -> None:
         raise DiskError(_explain(error, f"{path} cannot be read")) from error
 
 
+def explain_unreadable(error: OSError, path: str | Path) -> str:
+    """Return what to say of a file or folder of an input that the system does not let be read."""
+    remedy = REMEDIES.get(error.errno or 0, "check it").partition(", or give")[0]
+    if error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "allow it (chmod, or ask its owner), or move what is not needed out of the input"
+    return f"{path} cannot be read: {error.strerror or say(error)}; {remedy}"
+
+
 def explain_disk(error: BaseException, directory: Path) -> str:
     """Return what to say of an error that a disk gave while a run wrote `directory`, '' for any other error."""
     number = find_disk_error(error)

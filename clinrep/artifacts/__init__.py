@@ -18,6 +18,7 @@ from clinrep.artifacts.files import (
     read_done,
     read_settings,
     stamp_files,
+    would_be_found,
     write_done,
     write_text,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "remove_leftovers",
     "stamp_files",
     "sync",
+    "would_be_found",
     "write_done",
     "write_frames",
     "write_table",

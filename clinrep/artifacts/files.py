@@ -191,6 +191,17 @@ def find_runs(directory: Path) -> list[Path]:
     return runs
 
 
+def would_be_found(directory: Path, run: Path) -> bool:
+    """Return whether `find_runs` and `fingerprint` would tell of a run in `directory` that is about to be made."""
+    place, inner = directory.resolve(), run.resolve()
+    if inner == place or not inner.is_relative_to(place) or not place.is_dir() or _is_run(place):
+        return False
+    *between, name = inner.relative_to(place).parts
+    folders = [place.joinpath(*between[: number + 1]) for number in range(len(between))]
+    is_searched = all("=" in folder.name and folder.name[0] != "." and not _is_run(folder) for folder in folders)
+    return is_searched and name[0] != "."
+
+
 def _is_run(directory: Path) -> bool:
     return (directory / "DONE").is_file() or (directory / "config.yaml").is_file()
 

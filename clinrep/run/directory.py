@@ -23,15 +23,15 @@ import yaml
 
 from clinrep import artifacts, directory_lock, distributed, file_lock
 from clinrep.config import FREE_SETTINGS, InputError, StageConfig, config_to_dict, config_to_yaml, flatten
+from clinrep.failures import explain_disk
 from clinrep.run.inputs import Stamps, fingerprint_inputs, list_inputs, stamp_inputs
 from clinrep.run.origins import describe_input_runs
+from clinrep.run.paths import check_paths
 
 logger = logging.getLogger("clinrep")
 
 NUM_TRIALS = "search.num_trials"  # may grow: more trials change none of those before
 BATCH_SIZE = "training.batch_size"  # may shrink after memory ran out, as long as nothing is saved that it decided
-
-_UNUSABLE = "an input cannot be read or --output_dir {} cannot be written: "
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     """Look at the directory and the inputs of a run; where it can go ahead, write what describes it."""
     directory, lock = config.run_dir, -1
     try:
-        _check_paths(config)
+        check_paths(config)
         stamps = stamp_inputs(config)
         inputs = fingerprint_inputs(config)
         if _is_already_done(stage, config, directory, inputs):
@@ -74,28 +74,10 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     except (InputError, OSError) as error:
         if lock >= 0:
             directory_lock.let_go(lock, directory)
-        words = "" if isinstance(error, InputError) else _UNUSABLE.format(directory)
-        return Preparation(error=f"{words}{error}")
+        words = "" if isinstance(error, InputError) else explain_disk(error, directory)
+        other = f"{error}" if isinstance(error, InputError) else f"--output_dir {directory} cannot be written: {error}"
+        return Preparation(error=words or other)
     return Preparation(inputs=inputs, stamps=stamps, made=made, was_empty=was_empty, lock=lock)
-
-
-def _check_paths(config: StageConfig) -> None:
-    """Refuse paths that no file can have, and an output directory whose links would let a run write elsewhere."""
-    for key, value in flatten(config_to_dict(config)).items():
-        if (
-            isinstance(value, str)
-            and "\0" in value
-            and any(part.endswith(("_dir", "_path")) for part in key.split("."))
-        ):
-            raise InputError(f"--{key} holds a NUL character, which no path can; correct it")
-    directory = config.run_dir
-    for folder, folders, files in os.walk(directory):
-        for path in (Path(folder) / name for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
-                raise InputError(
-                    f"{path} is a link to outside of --output_dir, where nothing may be written; replace it by what it "
-                    "links to, or choose another --output_dir"
-                )
 
 
 def _remove_leftovers(config: StageConfig, lock: int) -> None:

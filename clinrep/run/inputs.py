@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinrep import artifacts
 from clinrep.config import InputError, StageConfig, config_to_dict
+from clinrep.failures import explain_unreadable
 from clinrep.run.origins import select_paths
 
 logger = logging.getLogger("clinrep")
@@ -24,21 +27,32 @@ def fingerprint_inputs(config: StageConfig) -> dict[str, str]:
     """Return the content digest of every path the settings name; a missing path is an InputError."""
     inputs = {}
     for key, path in list_inputs(config).items():
-        if not path.exists():
-            raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
-        inputs[key] = artifacts.fingerprint(path)
-        if not config.reads_changed_runs:
-            artifacts.check_outputs(path)
+        with _naming(key, path):
+            if not path.exists():
+                raise InputError(f"--{key} {path} does not exist; check the path (now in {Path.cwd()})")
+            inputs[key] = artifacts.fingerprint(path)
+            if not config.reads_changed_runs:
+                artifacts.check_outputs(path)
     return inputs
+
+
+@contextmanager
+def _naming(key: str, path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read an input into an InputError that names the setting and the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--{key}: {explain_unreadable(error, error.filename or path)}") from error
 
 
 def stamp_inputs(config: StageConfig) -> Stamps:
     """Return setting -> file -> size and time, of what `fingerprint_inputs` is to digest; nothing is read."""
-    return {
-        key: artifacts.stamp_files(path)
-        for key, path in list_inputs(config).items()
-        if path.exists() and not path.resolve().is_relative_to(config.run_dir.resolve())
-    }
+    stamps: Stamps = {}
+    for key, path in list_inputs(config).items():
+        with _naming(key, path):
+            if path.exists() and not path.resolve().is_relative_to(config.run_dir.resolve()):
+                stamps[key] = artifacts.stamp_files(path)
+    return stamps
 
 
 def find_changed_input(config: StageConfig, inputs: dict[str, str], began: Stamps) -> str:
