@@ -340,5 +340,6 @@ def test_bad_input_is_one_message_and_no_directory(root, more, words):
 
 @pytest.mark.slow
 def test_bad_input_found_with_torch_loaded_ends_with_code_2(root):
-    check_program_refused(STAGE, flags(root, "bad", "--lora.rank", "2", "--lora.targets", "[query]"), "holds 'query'")
+    wrong = flags(root, "bad", "--lora.rank", "2", "--lora.targets", "[query]")
+    check_program_refused([f"{STAGE}.py", *wrong], ("holds 'query'",))
     assert not (root / "bad").exists()
