@@ -28,7 +28,7 @@ from clinrep.analysis.risk_curves import (
 from clinrep.analysis.risk_tables import build_risk_table
 from clinrep.analysis.study import Section, Study
 from clinrep.analysis.style import COLORS, STYLE
-from clinrep.analysis.suppression import HIDDEN, format_small
+from clinrep.analysis.suppression import HIDDEN, format_small, round_counts
 from clinrep.analysis.tables import PrintedTable, label_outcome
 from clinrep.distributed import derive_seed
 from clinrep.run import show_progress
@@ -201,11 +201,12 @@ def draw_risk(stays: FollowedStays, min_stays: int, min_people: int, origin: str
             (panels[1, column], by_hours, f"Hours from {_name_origin(origin)}"),
         ):
             is_enough = (pl.col("num_stays") >= min_stays) & (pl.col("num_patients") >= min_people)
-            _draw_panel(panel, summary.with_columns(is_enough=is_enough))
+            marked = summary.with_columns(is_enough=is_enough)
+            _draw_panel(panel, marked)
             panel.set_xlabel(words, labelpad=24)
-            if has_counts:  # rounded as in the tables of AUROCs
-                told = summary.with_columns(pl.col("num_stays") // max(min_people, 1) * max(min_people, 1))
-                _write_counts(panel, told.with_columns(is_enough=is_enough), min_stays, is_named=column == 0)
+            if has_counts:
+                told = round_counts(marked, {"num_stays": "num_patients"}, min_people)
+                _write_counts(panel, told, min_stays, is_named=column == 0)
         panels[0, column].set_title(name)
     for row in panels:
         row[0].set_ylabel("Predicted probability")
