@@ -26,7 +26,6 @@ from clinrep.analysis.curves import (
 )
 from clinrep.analysis.differences import choose_reference
 from clinrep.analysis.drawing import DrawnFigure, save_figure
-from clinrep.analysis.inputs import TEST_SPLIT
 from clinrep.analysis.metrics import Floats
 from clinrep.analysis.net_benefit import choose_thresholds, compute_net_benefit, compute_treat_all, count_flagged
 from clinrep.analysis.replicates import ModelGroup, estimate_statistic, group_models, replicate_statistic
@@ -235,8 +234,7 @@ def _draw_site(curves: list[DecisionCurves], lines: dict[tuple[str, str], Line],
         title_panel(panel, curve.group.outcome, curve.group.items, reason, config, study.people)
         panel.set(xlabel="Threshold probability", ylabel="Net benefit")
         if curve.group.outcome not in reasons:
-            where = (curve.group.site, curve.group.outcome, TEST_SPLIT)
-            is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+            is_hidden = study.people.hides_labelled(curve.group.site, curve.group.outcome)
             _draw_panel(panel, curve, lines, choose_reference(curve.group.items, config), 3 if is_hidden else None)
     add_legend(figure, lines, has_markers=False, others=[ALL_LINE, NONE_LINE])
     return figure, f" Not drawn: {'; '.join(left_out)}." if left_out else ""

@@ -37,6 +37,10 @@ class People:
         """Return whether the cell must not be shown."""
         return key in self.hidden
 
+    def hides_labelled(self, site: str, outcome: str, split: str = TEST_SPLIT) -> bool:
+        """Return whether the number of labelled stays of a split, or of those with the event, must not be shown."""
+        return any(self.is_hidden(what, site, outcome, split) for what in ("labelled", "events"))
+
     def format(self, count: int, *key: str) -> str:
         """Return the count with thousands separated, or `HIDDEN`."""
         return HIDDEN if key in self.hidden else f"{count:,}"
@@ -76,11 +80,7 @@ class People:
         `sites` are the columns that name a site, `site` alone unless given; `outcome` names the outcome.
         """
         found = [
-            any(
-                self.is_hidden(what, row[site], row["outcome"], TEST_SPLIT)
-                for what in ("labelled", "events")
-                for site in sites or ("site",)
-            )
+            any(self.hides_labelled(row[site], row["outcome"]) for site in sites or ("site",))
             for row in numbers.iter_rows(named=True)
         ]
         is_hidden, values = pl.Series(found, dtype=pl.Boolean), pl.col(pl.Float64)

@@ -114,7 +114,7 @@ def _count_cohort(study: Study, site: Site) -> list[dict[str, Any]]:
             shares = {name: rows["label"].mean() for name, rows in chosen.items()}
             words = AFTER.format(label_outcome(outcome, study.config))
             hidden = _find_hidden(study, where, words, "percent")
-            if any(study.people.is_hidden(what, site.name, outcome, str(split)) for what in ("labelled", "events")):
+            if study.people.hides_labelled(site.name, outcome, str(split)):
                 hidden.add(ALL)
             rows += _hide_small(shares, sizes, hidden, common | {"outcome": outcome, "quantity": "prevalence"}, study)
     return rows

@@ -124,8 +124,7 @@ class Regression:
 
     def has_hidden(self, study: Study) -> bool:
         """Return whether some of its numbers of people, and so all that tells them, must not be shown."""
-        where = (self.site.name, self.outcome, TEST_SPLIT)
-        is_hidden = any(study.people.is_hidden(what, *where) for what in ("labelled", "events"))
+        is_hidden = study.people.hides_labelled(self.site.name, self.outcome)
         return is_hidden or self.test.tells_few(study.config.min_cell_count)
 
 

@@ -25,16 +25,20 @@ def tell_unit(unit: str | None) -> str:
     """Return ` mg/dl` for a message or a ledger, or other words where it may be an id, a date or prose."""
     if unit is None:
         return ""
-    is_plain = len(unit) <= _MAX_LENGTH and not re.search(r"\d", _NUMBER_OF_UNIT.sub("", unit))
-    return f" {unit}" if is_plain else " in a unit that is not shown, being long or with numbers"
+    return f" {unit}" if _is_plain(unit) else " in a unit that is not shown, being long or with numbers"
 
 
 def tell_units(units: Iterable[str | None]) -> str:
     """Return the units that may be shown, by name, the first twenty of them, and how many others there are."""
     names = sorted({str(unit) for unit in units})
-    shown = [name for name in names if tell_unit(name) == f" {name}"][:_MAX_SHOWN]
+    shown = [name for name in names if _is_plain(name)][:_MAX_SHOWN]
     more = len(names) - len(shown)
     return ", ".join([*shown, *[f"{more} that are not shown"] * bool(more)])
+
+
+def _is_plain(unit: str) -> bool:
+    """Return whether a text is short and has no numbers but those of which units are made."""
+    return len(unit) <= _MAX_LENGTH and not re.search(r"\d", _NUMBER_OF_UNIT.sub("", unit))
 
 
 def normalize_unit(unit: pl.Expr) -> pl.Expr:

@@ -74,9 +74,11 @@ def prepare(stage: str, config: StageConfig) -> Preparation:
     except (InputError, OSError) as error:
         if lock >= 0:
             directory_lock.let_go(lock, directory)
-        words = "" if isinstance(error, InputError) else explain_disk(error, directory)
-        other = f"{error}" if isinstance(error, InputError) else f"--output_dir {directory} cannot be written: {error}"
-        return Preparation(error=words or other)
+        if isinstance(error, InputError):
+            return Preparation(error=str(error))
+        return Preparation(
+            error=explain_disk(error, directory) or f"--output_dir {directory} cannot be written: {error}"
+        )
     return Preparation(inputs=inputs, stamps=stamps, made=made, was_empty=was_empty, lock=lock)
 
 
